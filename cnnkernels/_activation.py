@@ -1,0 +1,114 @@
+"""Names, codes and reference formulas of the activations that every fused op takes.
+
+====================  ==========================================  ================================================
+name                  act(x)                                      source
+====================  ==========================================  ================================================
+identity              x
+relu                  max(x, 0)                                   Nair & Hinton, ICML 2010
+relu6                 min(max(x, 0), 6)                           Howard et al. 2017, arXiv:1704.04861
+leaky_relu(slope)     x if x >= 0 else slope * x (0.01)           Maas et al., ICML 2013
+silu                  x * sigmoid(x)                              Elfwing et al. 2017, arXiv:1702.03118
+hard_swish            x * relu6(x + 3) / 6                        Howard et al. 2019, arXiv:1905.02244
+mish                  x * tanh(log(1 + exp(x)))                   Misra 2019, arXiv:1908.08681
+sigmoid               1 / (1 + exp(-x))
+hard_sigmoid          relu6(x + 3) / 6                            Howard et al. 2019, arXiv:1905.02244
+====================  ==========================================  ================================================
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CODES = {
+    "identity": 0,
+    "relu": 1,
+    "relu6": 2,
+    "leaky_relu": 3,
+    "silu": 4,
+    "hard_swish": 5,
+    "mish": 6,
+    "sigmoid": 7,
+    "hard_sigmoid": 8,
+}
+"""The numbering of ``ck::Act`` in csrc/math/activation.h."""
+
+_LEAKY = re.compile(r"leaky_relu\(([^()]*)\)")
+
+
+@lru_cache(maxsize=256)
+def parse(name: str) -> tuple[int, float]:
+    """``"mish"`` -> (6, 0.0); ``"leaky_relu(0.1)"`` -> (3, 0.1).  ValueError for anything else."""
+    if name == "leaky_relu":
+        return CODES[name], 0.01
+    if name in CODES:
+        return CODES[name], 0.0
+    match = _LEAKY.fullmatch(name)
+    if match:
+        try:
+            slope = float(match.group(1))
+        except ValueError:
+            slope = math.nan
+        if math.isfinite(slope):
+            return CODES["leaky_relu"], slope
+        raise ValueError(f"leaky_relu takes one finite slope, as in 'leaky_relu(0.1)', got {name!r}")
+    raise ValueError(f"must be one of {', '.join(CODES)} or leaky_relu(slope), got {name!r}")
+
+
+def check(op: str, name: object, argument: str = "act") -> tuple[int, float]:
+    """``parse`` with the op's name in the error."""
+    if not isinstance(name, str):
+        raise TypeError(f"{op}: {argument} must be the name of an activation (str), got {type(name).__name__}")
+    try:
+        return parse(name)
+    except ValueError as e:
+        raise ValueError(f"{op}: {argument} {e}") from None
+
+
+def reference(x: Tensor, name: str) -> Tensor:
+    """act(x) as PyTorch computes it."""
+    code, slope = parse(name)
+    if code == CODES["leaky_relu"]:
+        return F.leaky_relu(x, slope)
+    function = {
+        "identity": Tensor.clone,
+        "relu": F.relu,
+        "relu6": F.relu6,
+        "silu": F.silu,
+        "hard_swish": F.hardswish,
+        "mish": F.mish,
+        "sigmoid": Tensor.sigmoid,
+        "hard_sigmoid": lambda t: F.relu6(t + 3) / 6,  # F.hardsigmoid's gradient holds 1/6 in fp32 only
+    }[name]
+    return function(x)
+
+
+def reference_grad(x: Tensor, name: str) -> Tensor:
+    """d act(x) / dx in plain, differentiable PyTorch, in fp32 for half types; PyTorch's own choice at the kinks."""
+    code, slope = parse(name)
+    x = x if x.dtype is torch.float64 else x.float()
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    if code == CODES["identity"]:
+        return one
+    if code == CODES["relu"]:
+        return torch.where(x > 0, one, zero)
+    if code == CODES["relu6"]:
+        return torch.where((x > 0) & (x < 6), one, zero)
+    if code == CODES["leaky_relu"]:
+        return torch.where(x > 0, one, slope * one)
+    if code == CODES["hard_swish"]:
+        return torch.where(x < -3, zero, torch.where(x > 3, one, x / 3 + 0.5))
+    if code == CODES["hard_sigmoid"]:
+        return torch.where((x > -3) & (x < 3), one / 6, zero)
+    s = torch.sigmoid(x)
+    if code == CODES["sigmoid"]:
+        return s * (1 - s)
+    if code == CODES["silu"]:
+        return s * (1 + x * (1 - s))
+    t = torch.tanh(F.softplus(x))
+    return t + x * s * (1 - t * t)

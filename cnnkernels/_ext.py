@@ -1,0 +1,33 @@
+"""Loads the compiled extension once and remembers why it could not be loaded."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+module: ModuleType | None = None
+"""``cnnkernels._C``, or None if it is not there."""
+
+error: str | None = None
+"""Why ``module`` is None, in one sentence a user can act on."""
+
+try:
+    from cnnkernels import _C as module  # type: ignore[no-redef]
+except ImportError as e:
+    if isinstance(e, ModuleNotFoundError) or "cannot import name '_C'" in str(e):
+        error = "the compiled extension is not built: run `pip install -e .` in the cnnkernels folder"
+    else:
+        error = (
+            f"the compiled extension does not load beside torch {torch.__version__} ({e}): "
+            "run `pip install -e .` again to rebuild it"
+        )
+
+
+def has_kernel(native: str, device_type: str) -> bool:
+    """Whether the extension brought a kernel of this native op for this device type ("cpu" or "cuda")."""
+    if module is None:
+        return False
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
+    name = f"cnnkernels_native::{native}"
+    return key is not None and bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))

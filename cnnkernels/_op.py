@@ -1,0 +1,279 @@
+"""What an op is, and how a call finds its backend.
+
+An ``Op`` brings together everything that belongs to one operator: schema, argument check, fp64-capable reference, fake
+kernel, gradient, native (C++/CUDA) and Triton backends, autocast rule and FLOP formula.  Creating it registers
+``torch.ops.cnnkernels.<name>``.  Files in ``cnnkernels/ops`` create the ops; nothing else does.
+
+A call goes: check -> choose a backend -> run it.  ``torch.ops`` and the public functions share that path, so both raise
+the same errors before any kernel runs.  When nothing needs PyTorch's dispatcher (no gradient, autocast, tracing, mode or
+tensor subclass), calling the ``Op`` goes straight to the backend, which saves about 10 us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnkernels import _backend, _ext
+
+LIBRARY = torch.library.Library("cnnkernels", "DEF")
+REGISTRY: dict[str, Op] = {}
+
+_DISPATCH_MODES = torch._C._len_torch_dispatch_stack
+_FUNCTION_MODES = torch._C._len_torch_function_stack
+_FUNCTORCH_LEVEL = torch._C._functorch.peek_interpreter_stack
+_PROFILING = torch._C._autograd._profiler_enabled
+
+
+class CudaTarget:
+    """Where the ``cuda`` backend's kernels are.  Tests point it at the host-compiled CUDA sources, on CPU tensors."""
+
+    namespace = "cnnkernels_native"
+    device_type = "cuda"
+
+
+def _first_tensor(args: Sequence[Any]) -> Tensor:
+    return next(a for a in args if isinstance(a, Tensor))
+
+
+class Op:
+    """One operator of the package.
+
+    name, schema
+        ``torch.ops.cnnkernels.<name>`` and its signature, "(Tensor x, str act) -> Tensor"; positional arguments only.
+    check
+        Raises ValueError or TypeError for arguments that the op does not accept.
+    reference
+        The definition in plain PyTorch: any device, any float dtype.
+    fake
+        Output shapes, dtypes and strides, without data.
+    native
+        ``native(ops, *args)``: runs ``ops.<native op>``; serves the ``cpu`` and the ``cuda`` backend alike.
+    native_ops
+        Names of the native ops it calls, to know whether the build has them.
+    triton
+        Returns the function ``f(*args)`` that launches the Triton kernels (it imports them, so only when used).
+    backward, save
+        As ``torch.library.register_autograd`` takes them.  Without ``backward``, a differentiable op gets the gradient of
+        its reference (that is how second derivatives work: the ``*_backward`` ops are differentiated so).
+    autocast
+        Names of the tensor arguments that autocast converts to its dtype; or {"*": dtype} to fix one dtype.
+    unsupported
+        ``unsupported(backend, *args)``: why this backend does not cover these arguments, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        *,
+        check: Callable[..., None],
+        reference: Callable[..., Any],
+        fake: Callable[..., Any],
+        native: Callable[..., Any] | None = None,
+        native_ops: Sequence[str] = (),
+        triton: Callable[[], Callable[..., Any]] | None = None,
+        backward: Callable[..., Any] | None = None,
+        save: Callable[..., None] | None = None,
+        differentiable: bool = True,
+        autocast: Sequence[str] | torch.dtype = (),
+        flops: Callable[..., int] | None = None,
+        unsupported: Callable[..., str | None] | None = None,
+        tags: Sequence[torch.Tag] = (),
+    ) -> None:
+        self.name = name
+        self.check = check
+        self.reference = reference
+        self.native = native
+        self.native_ops = tuple(native_ops)
+        self.triton = triton
+        self.unsupported = unsupported
+        self._available: dict[tuple[str, str], str | None] = {}
+
+        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
+        self.overload = getattr(torch.ops.cnnkernels, name).default
+        arguments = self.overload._schema.arguments
+        self._defaults = tuple(a.default_value for a in arguments)
+        self._names = tuple(a.name for a in arguments)
+
+        LIBRARY.impl(name, self._run, "CompositeExplicitAutograd")
+
+        def checked_fake(*args: Any) -> Any:
+            args = self._fill(args)
+            check(*args)
+            return fake(*args)
+
+        torch.library.register_fake(f"cnnkernels::{name}", checked_fake, lib=LIBRARY)
+        if differentiable:
+            torch.library.register_autograd(
+                f"cnnkernels::{name}",
+                backward or self._reference_backward,
+                setup_context=save if backward else self._save_inputs,
+                lib=LIBRARY,
+            )
+        if autocast:
+            for device_type in ("cpu", "cuda"):
+                key = f"Autocast{device_type.upper()}"
+                LIBRARY.impl(name, self._autocast_kernel(device_type, key, autocast), key)
+        if flops is not None:
+            _register_flops(self.overload, flops)
+        REGISTRY[name] = self
+
+    def __repr__(self) -> str:
+        return f"Op({self.name})"
+
+    # ---- calling --------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any) -> Any:
+        if torch.compiler.is_compiling() or self._needs_dispatcher(args):
+            return self.overload(*args)
+        return self._run(*args)
+
+    @staticmethod
+    def _needs_dispatcher(args: Sequence[Any]) -> bool:
+        if _DISPATCH_MODES() or _FUNCTION_MODES() or _FUNCTORCH_LEVEL() is not None or _PROFILING():
+            return True
+        grad = torch.is_grad_enabled()
+        for a in args:
+            if isinstance(a, Tensor):
+                if (type(a) is not Tensor and type(a) is not torch.nn.Parameter) or (grad and a.requires_grad):
+                    return True
+                if torch.is_autocast_enabled(a.device.type):
+                    return True
+        return torch._C._get_tracing_state() is not None
+
+    def _fill(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The dispatcher leaves out trailing arguments that equal their default; put them back."""
+        return args if len(args) == len(self._defaults) else args + self._defaults[len(args) :]
+
+    def _run(self, *args: Any) -> Any:
+        args = self._fill(args)
+        self.check(*args)
+        device_type = _first_tensor(args).device.type
+        wanted = _backend.wanted()
+        backend = wanted or self.default_backend(device_type)
+        if backend != "reference":
+            reason = self.why_not(backend, device_type) or self._why_not_here(backend, args)
+            if reason is None:
+                _backend.ran(self.name, backend)
+                return self._launch(backend, args)
+            _backend.fell_back(self.name, backend, reason)
+        else:
+            _backend.ran(self.name, "reference")
+        return self.reference(*args)
+
+    def _launch(self, backend: str, args: tuple[Any, ...]) -> Any:
+        if backend == "triton":
+            assert self.triton is not None
+            return self.triton()(*args)
+        assert self.native is not None
+        return self.native(torch.ops.cnnkernels_native if backend == "cpu" else getattr(torch.ops, CudaTarget.namespace), *args)
+
+    # ---- choosing -------------------------------------------------------------------------------------------------------
+
+    def default_backend(self, device_type: str) -> str:
+        """What runs on this kind of device when nothing is asked for."""
+        for backend in {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device_type, ()):
+            if self.why_not(backend, device_type) is None:
+                return backend
+        return "reference"
+
+    def why_not(self, backend: str, device_type: str) -> str | None:
+        """Why this backend cannot run this op on this kind of device at all; None if it can."""
+        key = (backend, device_type)
+        if key not in self._available:
+            self._available[key] = self._find_why_not(backend, device_type)
+        return self._available[key]
+
+    def forget_availability(self) -> None:
+        self._available.clear()
+
+    def _find_why_not(self, backend: str, device_type: str) -> str | None:
+        if backend == "reference":
+            return None
+        if backend == "triton":
+            from cnnkernels import _triton
+
+            return "not written for Triton" if self.triton is None else _triton.why_not(device_type)
+        needs = "cpu" if backend == "cpu" else CudaTarget.device_type
+        if device_type != needs:
+            return f"runs on {needs} tensors, got {device_type}"
+        if backend == "cuda" and CudaTarget.namespace != "cnnkernels_native":
+            return None
+        if _ext.module is None:
+            return _ext.error
+        missing = [n for n in self.native_ops if not _ext.has_kernel(n, device_type)]
+        if missing and backend == "cuda":
+            return "the extension was built without CUDA (no nvcc was found then): CNNKERNELS_CUDA=1 pip install -e ."
+        return f"the extension has no kernel for {', '.join(missing)}: run `pip install -e .` again" if missing else None
+
+    def _why_not_here(self, backend: str, args: tuple[Any, ...]) -> str | None:
+        if backend in ("cuda", "triton") and _first_tensor(args).dtype is torch.float64:
+            return "float64 is computed by cpu and reference only"
+        return self.unsupported(backend, *args) if self.unsupported is not None else None
+
+    # ---- gradient of the reference --------------------------------------------------------------------------------------
+
+    def _save_inputs(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*(a for a in inputs if isinstance(a, Tensor)))
+        ctx.others = [None if isinstance(a, Tensor) else a for a in inputs]
+        ctx.is_tensor = [isinstance(a, Tensor) for a in inputs]
+
+    def _reference_backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        saved = iter(ctx.saved_tensors)
+        inputs = [next(saved) if t else other for t, other in zip(ctx.is_tensor, ctx.others, strict=True)]
+        with torch.enable_grad():
+            # A fresh view of each input: differentiating to it gives this op's own gradient, not that of its producers.
+            views = [a.view_as(a) if t and n else a for a, t, n in zip(inputs, ctx.is_tensor, ctx.needs_input_grad, strict=True)]
+            outputs = self.reference(*views)
+            outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+            pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+            wanted = [v for v, t, n in zip(views, ctx.is_tensor, ctx.needs_input_grad, strict=True) if t and n]
+            results = iter(
+                torch.autograd.grad(
+                    [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=torch.is_grad_enabled(), allow_unused=True
+                )
+                if pairs
+                else [None] * len(wanted)
+            )
+        return tuple(next(results) if t and n else None for t, n in zip(ctx.is_tensor, ctx.needs_input_grad, strict=True))
+
+    # ---- autocast -------------------------------------------------------------------------------------------------------
+
+    def _autocast_kernel(self, device_type: str, key: str, rule: Sequence[str] | torch.dtype) -> Callable[..., Any]:
+        keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+        names = self._names if isinstance(rule, torch.dtype) else rule
+
+        def kernel(*args: Any) -> Any:
+            args = self._fill(args)
+            dtype = rule if isinstance(rule, torch.dtype) else torch.get_autocast_dtype(device_type)
+
+            def cast(name: str, a: Any) -> Any:
+                eligible = isinstance(a, Tensor) and name in names and a.is_floating_point() and a.dtype is not torch.float64
+                return a.to(dtype) if eligible else a
+
+            with torch._C._ExcludeDispatchKeyGuard(keyset):
+                return self.overload(*(cast(n, a) for n, a in zip(self._names, args, strict=True)))
+
+        return kernel
+
+
+def _register_flops(overload: Any, flops: Callable[..., int]) -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    register_flop_formula(overload.overloadpacket)(lambda *args, out_shape=None, **kwargs: flops(*args, out_shape=out_shape, **kwargs))
+
+
+def explain_rows() -> Mapping[str, Mapping[str, str]]:
+    """op -> {"active on cpu": backend, "active on cuda": ..., backend: "" or why it cannot run}."""
+    rows = {}
+    for op in REGISTRY.values():
+        row = {"cpu tensors": _backend.wanted() or op.default_backend("cpu"), "cuda tensors": _backend.wanted() or op.default_backend("cuda")}
+        row["why not cpu"] = op.why_not("cpu", "cpu") or ""
+        row["why not cuda"] = op.why_not("cuda", "cuda") or ""
+        row["why not triton"] = op.why_not("triton", "cuda") or ""
+        rows[op.name] = row
+    return rows

@@ -1,0 +1,1 @@
+"""Triton kernels and their launches, one file per op.  Imported only when a Triton backend runs."""

@@ -1,0 +1,324 @@
+// SIMD vectors of the CPU kernels.  In namespace ck::cpu::CK_ISA:
+//
+//   F32   a vector of F32::N floats: 16 (AVX-512), 8 (AVX2), 4 (plain C++).      V<float>, V<Half>, V<BFloat16> = F32
+//   F64   one double, for the fp64 path that gradcheck needs.                    V<double> = F64
+//
+// load/store convert from and to the element type T, so that one kernel serves fp32, fp16 and bf16 and accumulates in
+// fp32.  load_n/store_n touch the first n elements only (0 <= n <= N) and load zeros for the rest.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "../math/activation.h"
+#include "../math/dtype.h"
+#include "isa.h"
+
+#define CK_INLINE inline __attribute__((always_inline))
+
+namespace ck::cpu {
+struct Half { uint16_t bits; };
+struct BFloat16 { uint16_t bits; };
+}  // namespace ck::cpu
+
+namespace ck::cpu::CK_ISA {
+
+// ---- scalar conversions ----------------------------------------------------------------------------------------------
+CK_INLINE float to_float(float x) { return x; }
+CK_INLINE float to_float(Half h) {
+#if defined(__F16C__)
+  return _cvtsh_ss(h.bits);
+#else
+  const uint32_t sign = uint32_t(h.bits & 0x8000u) << 16, mag = h.bits & 0x7fffu;
+  uint32_t u;
+  float f;
+  if (mag >= 0x7c00u) {
+    u = sign | 0x7f800000u | (mag << 13);
+  } else if (mag >= 0x0400u) {
+    u = sign | ((mag << 13) + (112u << 23));
+  } else {  // subnormal: mag * 2^-24
+    f = float(mag) * 5.9604644775390625e-8f;
+    std::memcpy(&u, &f, 4);
+    u |= sign;
+  }
+  std::memcpy(&f, &u, 4);
+  return f;
+#endif
+}
+CK_INLINE float to_float(BFloat16 b) {
+  const uint32_t u = uint32_t(b.bits) << 16;
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+template <class T> CK_INLINE T from_float(float x);
+template <> CK_INLINE float from_float<float>(float x) { return x; }
+template <> CK_INLINE double from_float<double>(float x) { return x; }
+template <> CK_INLINE Half from_float<Half>(float x) {
+#if defined(__F16C__)
+  return {_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)};
+#else
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  const uint32_t sign = (u >> 16) & 0x8000u;
+  u &= 0x7fffffffu;
+  if (u > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};
+  if (u >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};  // 65520 and more round to infinity
+  if (u < 0x38800000u) {                                    // subnormal: adding 0.5 aligns the last bit to 2^-24
+    float f;
+    std::memcpy(&f, &u, 4);
+    f += 0.5f;
+    std::memcpy(&u, &f, 4);
+    return {uint16_t(sign | (u - 0x3f000000u))};
+  }
+  u += 0xc8000fffu + ((u >> 13) & 1u);  // rebias the exponent, round to nearest even
+  return {uint16_t(sign | (u >> 13))};
+#endif
+}
+template <> CK_INLINE BFloat16 from_float<BFloat16>(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return {uint16_t((u >> 16) | 0x40u)};  // NaN stays NaN
+  return {uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
+}
+
+// ---- F64: one double ---------------------------------------------------------------------------------------------------
+struct F64 {
+  static constexpr int N = 1;
+  using scalar = double;
+  double v;
+  F64() = default;
+  CK_INLINE F64(double x) : v(x) {}
+};
+CK_INLINE F64 operator+(F64 a, F64 b) { return a.v + b.v; }
+CK_INLINE F64 operator-(F64 a, F64 b) { return a.v - b.v; }
+CK_INLINE F64 operator*(F64 a, F64 b) { return a.v * b.v; }
+CK_INLINE F64 operator/(F64 a, F64 b) { return a.v / b.v; }
+CK_INLINE F64 fma(F64 a, F64 b, F64 c) { return a.v * b.v + c.v; }
+CK_INLINE F64 m_exp(F64 a) { return std::exp(a.v); }
+CK_INLINE F64 m_rcp(F64 a) { return 1.0 / a.v; }
+CK_INLINE F64 m_min(F64 a, F64 b) { return a.v < b.v ? a.v : b.v; }
+CK_INLINE F64 m_max(F64 a, F64 b) { return a.v > b.v ? a.v : b.v; }
+CK_INLINE F64 m_where_lt(F64 a, F64 b, F64 y, F64 n) { return a.v < b.v ? y : n; }
+CK_INLINE double sum(F64 a) { return a.v; }
+CK_INLINE void load(F64& r, const double* p) { r.v = *p; }
+CK_INLINE void store(double* p, F64 v) { *p = v.v; }
+CK_INLINE void load_n(F64& r, const double* p, int n) { r.v = n > 0 ? *p : 0.0; }
+CK_INLINE void store_n(double* p, F64 v, int n) {
+  if (n > 0) *p = v.v;
+}
+
+// ---- F32 ---------------------------------------------------------------------------------------------------------------
+#if defined(__AVX512F__)
+struct F32 {
+  static constexpr int N = 16;
+  using scalar = float;
+  __m512 v;
+  F32() = default;
+  CK_INLINE F32(__m512 x) : v(x) {}
+  CK_INLINE F32(float x) : v(_mm512_set1_ps(x)) {}
+};
+CK_INLINE F32 operator+(F32 a, F32 b) { return _mm512_add_ps(a.v, b.v); }
+CK_INLINE F32 operator-(F32 a, F32 b) { return _mm512_sub_ps(a.v, b.v); }
+CK_INLINE F32 operator*(F32 a, F32 b) { return _mm512_mul_ps(a.v, b.v); }
+CK_INLINE F32 operator/(F32 a, F32 b) { return _mm512_div_ps(a.v, b.v); }
+CK_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+CK_INLINE F32 m_min(F32 a, F32 b) { return _mm512_min_ps(a.v, b.v); }
+CK_INLINE F32 m_max(F32 a, F32 b) { return _mm512_max_ps(a.v, b.v); }
+CK_INLINE F32 m_where_lt(F32 a, F32 b, F32 y, F32 n) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), n.v, y.v);
+}
+CK_INLINE float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
+CK_INLINE F32 round_nearest(F32 a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+CK_INLINE F32 times_two_to(F32 a, F32 n) { return _mm512_scalef_ps(a.v, n.v); }
+CK_INLINE F32 m_rcp(F32 a) {  // 14-bit estimate and one Newton step: 1 ulp; an infinite `a` needs no step
+  const __m512 r = _mm512_rcp14_ps(a.v);
+  const __m512 e = _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1.f));
+  return _mm512_mask_fmadd_ps(r, _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(INFINITY), _CMP_NEQ_UQ), e, r);
+}
+CK_INLINE __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1u); }
+CK_INLINE __m512 widen(__m256i h, Half) { return _mm512_cvtph_ps(h); }
+CK_INLINE __m512 widen(__m256i b, BFloat16) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
+}
+CK_INLINE __m256i narrow(__m512 v, Half) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+CK_INLINE __m256i narrow(__m512 v, BFloat16) {
+  const __m512i u = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  const __m512i r = _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+CK_INLINE void load(F32& r, const float* p) { r.v = _mm512_loadu_ps(p); }
+CK_INLINE void store(float* p, F32 v) { _mm512_storeu_ps(p, v.v); }
+CK_INLINE void load_n(F32& r, const float* p, int n) { r.v = _mm512_maskz_loadu_ps(first(n), p); }
+CK_INLINE void store_n(float* p, F32 v, int n) { _mm512_mask_storeu_ps(p, first(n), v.v); }
+template <class T> CK_INLINE void load(F32& r, const T* p) {
+  r.v = widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), T());
+}
+template <class T> CK_INLINE void store(T* p, F32 v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(v.v, T()));
+}
+template <class T> CK_INLINE void load_n(F32& r, const T* p, int n) {
+  r.v = widen(_mm256_maskz_loadu_epi16(first(n), p), T());
+}
+template <class T> CK_INLINE void store_n(T* p, F32 v, int n) {
+  _mm256_mask_storeu_epi16(p, first(n), narrow(v.v, T()));
+}
+#elif defined(__AVX2__)
+struct F32 {
+  static constexpr int N = 8;
+  using scalar = float;
+  __m256 v;
+  F32() = default;
+  CK_INLINE F32(__m256 x) : v(x) {}
+  CK_INLINE F32(float x) : v(_mm256_set1_ps(x)) {}
+};
+CK_INLINE F32 operator+(F32 a, F32 b) { return _mm256_add_ps(a.v, b.v); }
+CK_INLINE F32 operator-(F32 a, F32 b) { return _mm256_sub_ps(a.v, b.v); }
+CK_INLINE F32 operator*(F32 a, F32 b) { return _mm256_mul_ps(a.v, b.v); }
+CK_INLINE F32 operator/(F32 a, F32 b) { return _mm256_div_ps(a.v, b.v); }
+CK_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
+CK_INLINE F32 m_min(F32 a, F32 b) { return _mm256_min_ps(a.v, b.v); }
+CK_INLINE F32 m_max(F32 a, F32 b) { return _mm256_max_ps(a.v, b.v); }
+CK_INLINE F32 m_where_lt(F32 a, F32 b, F32 y, F32 n) {
+  return _mm256_blendv_ps(n.v, y.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ));
+}
+CK_INLINE float sum(F32 a) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+CK_INLINE F32 round_nearest(F32 a) { return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+CK_INLINE F32 times_two_to(F32 a, F32 n) {  // in two halves, so that 2^n itself need not be representable
+  const __m256i i = _mm256_cvtps_epi32(n.v), h = _mm256_srai_epi32(i, 1), bias = _mm256_set1_epi32(127);
+  const __m256 s0 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(h, bias), 23));
+  const __m256 s1 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, h), bias), 23));
+  return _mm256_mul_ps(_mm256_mul_ps(a.v, s0), s1);
+}
+CK_INLINE F32 m_rcp(F32 a) { return _mm256_div_ps(_mm256_set1_ps(1.f), a.v); }
+CK_INLINE __m256i first(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+CK_INLINE __m256 widen(__m128i h, Half) { return _mm256_cvtph_ps(h); }
+CK_INLINE __m256 widen(__m128i b, BFloat16) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(b), 16));
+}
+CK_INLINE __m128i narrow(__m256 v, Half) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+CK_INLINE __m128i narrow(__m256 v, BFloat16) {
+  const __m256i u = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+  const __m256i r = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+}
+CK_INLINE void load(F32& r, const float* p) { r.v = _mm256_loadu_ps(p); }
+CK_INLINE void store(float* p, F32 v) { _mm256_storeu_ps(p, v.v); }
+CK_INLINE void load_n(F32& r, const float* p, int n) { r.v = _mm256_maskload_ps(p, first(n)); }
+CK_INLINE void store_n(float* p, F32 v, int n) { _mm256_maskstore_ps(p, first(n), v.v); }
+template <class T> CK_INLINE void load(F32& r, const T* p) {
+  r.v = widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), T());
+}
+template <class T> CK_INLINE void store(T* p, F32 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(v.v, T()));
+}
+template <class T> CK_INLINE void load_n(F32& r, const T* p, int n) {
+  T t[8] = {};
+  for (int i = 0; i < n; ++i) t[i] = p[i];
+  load(r, t);
+}
+template <class T> CK_INLINE void store_n(T* p, F32 v, int n) {
+  T t[8];
+  store(t, v);
+  for (int i = 0; i < n; ++i) p[i] = t[i];
+}
+#else
+struct F32 {  // four floats that the compiler keeps in whatever registers the target has
+  static constexpr int N = 4;
+  using scalar = float;
+  typedef float vec __attribute__((vector_size(16)));
+  typedef int32_t ivec __attribute__((vector_size(16)));
+  vec v;
+  F32() = default;
+  CK_INLINE F32(vec x) : v(x) {}
+  CK_INLINE F32(float x) : v(vec{x, x, x, x}) {}
+};
+CK_INLINE F32 operator+(F32 a, F32 b) { return a.v + b.v; }
+CK_INLINE F32 operator-(F32 a, F32 b) { return a.v - b.v; }
+CK_INLINE F32 operator*(F32 a, F32 b) { return a.v * b.v; }
+CK_INLINE F32 operator/(F32 a, F32 b) { return a.v / b.v; }
+CK_INLINE F32 fma(F32 a, F32 b, F32 c) { return a.v * b.v + c.v; }
+CK_INLINE F32 m_min(F32 a, F32 b) { return a.v < b.v ? a.v : b.v; }
+CK_INLINE F32 m_max(F32 a, F32 b) { return a.v > b.v ? a.v : b.v; }
+CK_INLINE F32 m_where_lt(F32 a, F32 b, F32 y, F32 n) { return a.v < b.v ? y.v : n.v; }
+CK_INLINE float sum(F32 a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+CK_INLINE F32 round_nearest(F32 a) {
+  const F32::vec magic = {12582912.f, 12582912.f, 12582912.f, 12582912.f};  // 1.5 * 2^23
+  return (a.v + magic) - magic;
+}
+CK_INLINE F32 times_two_to(F32 a, F32 n) {
+  F32::ivec i = __builtin_convertvector(n.v, F32::ivec), h = i >> 1;
+  const F32::ivec b0 = (h + 127) << 23, b1 = (i - h + 127) << 23;
+  F32::vec s0, s1;
+  std::memcpy(&s0, &b0, 16);
+  std::memcpy(&s1, &b1, 16);
+  return a.v * s0 * s1;
+}
+CK_INLINE F32 m_rcp(F32 a) { return F32(1.f) / a; }
+template <class T> CK_INLINE void load(F32& r, const T* p) {
+  for (int i = 0; i < 4; ++i) r.v[i] = to_float(p[i]);
+}
+template <class T> CK_INLINE void store(T* p, F32 v) {
+  for (int i = 0; i < 4; ++i) p[i] = from_float<T>(v.v[i]);
+}
+template <class T> CK_INLINE void load_n(F32& r, const T* p, int n) {
+  for (int i = 0; i < 4; ++i) r.v[i] = i < n ? to_float(p[i]) : 0.f;
+}
+template <class T> CK_INLINE void store_n(T* p, F32 v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = from_float<T>(v.v[i]);
+}
+#endif
+
+// e^x: x = n log 2 + r with |r| <= log(2) / 2, a degree-6 polynomial in r, scaled by 2^n.  Relative error below 2e-7.
+// Results outside the fp32 range become 0 and +inf; NaN stays NaN.
+CK_INLINE F32 m_exp(F32 x) {
+  x = m_max(F32(-104.f), m_min(F32(89.f), x));
+  const F32 n = round_nearest(x * F32(1.44269504088896341f));
+  F32 r = fma(n, F32(-0.693359375f), x);
+  r = fma(n, F32(2.12194440054690583e-4f), r);
+  F32 p = fma(F32(1.9875691500e-4f), r, F32(1.3981999507e-3f));
+  p = fma(p, r, F32(8.3334519073e-3f));
+  p = fma(p, r, F32(4.1665795894e-2f));
+  p = fma(p, r, F32(1.6666665459e-1f));
+  p = fma(p, r, F32(5.0000001201e-1f));
+  return times_two_to(fma(p, r * r, r + F32(1.f)), n);
+}
+
+// ---- which vector goes with an element type --------------------------------------------------------------------------
+template <class T> struct VecOf { using type = F32; };
+template <> struct VecOf<double> { using type = F64; };
+template <class T> using V = typename VecOf<T>::type;
+// The accumulate and parameter type: double for double, float for the rest.
+template <class T> using Acc = typename V<T>::scalar;
+
+template <class T> CK_INLINE V<T> vload(const T* p) { V<T> r; load(r, p); return r; }
+template <class T> CK_INLINE V<T> vload_n(const T* p, int n) { V<T> r; load_n(r, p, n); return r; }
+
+// Calls f(T()) with the element type that d names.
+template <class F>
+inline void with_dtype(Dtype d, F&& f) {
+  switch (d) {
+    case Dtype::f32: return f(float());
+    case Dtype::f64: return f(double());
+    case Dtype::f16: return f(Half());
+    case Dtype::bf16: return f(BFloat16());
+  }
+}
+
+}  // namespace ck::cpu::CK_ISA

@@ -1,0 +1,67 @@
+#include "../cpu/activation.h"
+
+#include "../cuda/activation.h"
+#include "glue.h"
+
+namespace ck::glue {
+namespace {
+
+cpu::ActivationArgs args(const Tensor& x, const Tensor* grad, Tensor& out, int64_t act, double slope) {
+  STD_TORCH_CHECK(!grad || (grad->numel() == x.numel() && grad->scalar_type() == x.scalar_type()),
+                  "activation_backward: grad must match x");
+  return {dtype_of(x), ptr(x), grad ? ptr(*grad) : nullptr, mut(out), x.numel(), act_of(act), slope, {}};
+}
+
+[[maybe_unused]] Tensor activation_cpu(const Tensor& x, int64_t act, double slope) {
+  Tensor y = torch::stable::empty_like(x);
+  auto a = args(x, nullptr, y, act, slope);
+  a.pool = torch_pool();
+  cpu::activation_forward(a);
+  return y;
+}
+
+[[maybe_unused]] Tensor activation_backward_cpu(const Tensor& grad, const Tensor& x, int64_t act, double slope) {
+  Tensor dx = torch::stable::empty_like(x);
+  auto a = args(x, &grad, dx, act, slope);
+  a.pool = torch_pool();
+  cpu::activation_backward(a);
+  return dx;
+}
+
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+Tensor activation_cuda(const Tensor& x, int64_t act, double slope) {
+  Tensor y = torch::stable::empty_like(x);
+  const CudaCall call(x);
+  check_launch(cuda::activation_forward(dtype_of(x), ptr(x), mut(y), x.numel(), act_of(act), slope, call.stream),
+               "activation");
+  return y;
+}
+
+Tensor activation_backward_cuda(const Tensor& grad, const Tensor& x, int64_t act, double slope) {
+  Tensor dx = torch::stable::empty_like(x);
+  const CudaCall call(x);
+  check_launch(cuda::activation_backward(dtype_of(x), ptr(grad), ptr(x), mut(dx), x.numel(), act_of(act), slope,
+                                         call.stream),
+               "activation_backward");
+  return dx;
+}
+#endif
+
+}  // namespace
+
+CK_NATIVE_OPS(m) {
+  m.def("activation(Tensor x, int act, float slope) -> Tensor");
+  m.def("activation_backward(Tensor grad, Tensor x, int act, float slope) -> Tensor");
+}
+CK_CPU_IMPL(m) {
+  m.impl("activation", TORCH_BOX(&activation_cpu));
+  m.impl("activation_backward", TORCH_BOX(&activation_backward_cpu));
+}
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+CK_CUDA_IMPL(m) {
+  m.impl("activation", TORCH_BOX(&activation_cuda));
+  m.impl("activation_backward", TORCH_BOX(&activation_backward_cuda));
+}
+#endif
+
+}  // namespace ck::glue

@@ -1,0 +1,126 @@
+// Everything the op files need from PyTorch's stable ABI (torch >= 2.11), and nothing else includes torch.
+//
+// An op file csrc/torch/<op>.cpp defines one native op on two devices:
+//
+//   CK_NATIVE_OPS(m) { m.def("activation(Tensor x, int act, float slope) -> Tensor"); }
+//   CK_CPU_IMPL(m)  { m.impl("activation", TORCH_BOX(&activation_cpu)); }
+//   CK_CUDA_IMPL(m) { m.impl("activation", TORCH_BOX(&activation_cuda)); }
+//
+// Native ops are internal (torch.ops.cnnkernels_native.*): they take dense tensors whose shapes and dtypes
+// cnnkernels/ops/<op>.py has checked, and only assert what would otherwise read out of bounds.
+//
+// With CK_HOST_CUDA (tests only) the same file registers the CUDA half alone, for CPU tensors, as
+// torch.ops.cnnkernels_hostcuda.*: the CUDA sources then run on the CPU, one fiber per CUDA thread.
+#pragma once
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "../cpu/parallel.h"
+#include "../math/activation.h"
+#include "../math/dtype.h"
+
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+#include <cuda_runtime_api.h>
+#endif
+
+#define CK_CONCAT_(a, b) a##b
+#define CK_CONCAT(a, b) CK_CONCAT_(a, b)
+
+#if defined(CK_HOST_CUDA)
+#define CK_NATIVE_OPS(m) STABLE_TORCH_LIBRARY_FRAGMENT(cnnkernels_hostcuda, m)
+#define CK_CPU_IMPL(m) [[maybe_unused]] static void CK_CONCAT(ck_no_cpu_, __LINE__)(torch::stable::detail::StableLibrary& m)
+#define CK_CUDA_IMPL(m) STABLE_TORCH_LIBRARY_IMPL(cnnkernels_hostcuda, CPU, m)
+#else
+#define CK_NATIVE_OPS(m) STABLE_TORCH_LIBRARY_FRAGMENT(cnnkernels_native, m)
+#define CK_CPU_IMPL(m) STABLE_TORCH_LIBRARY_IMPL(cnnkernels_native, CPU, m)
+#define CK_CUDA_IMPL(m) STABLE_TORCH_LIBRARY_IMPL(cnnkernels_native, CUDA, m)
+#endif
+
+namespace ck::glue {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline Dtype dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return Dtype::f32;
+    case ScalarType::Double: return Dtype::f64;
+    case ScalarType::Half: return Dtype::f16;
+    case ScalarType::BFloat16: return Dtype::bf16;
+    default: STD_TORCH_CHECK(false, "cnnkernels_native: float32, float64, float16 or bfloat16 expected");
+  }
+}
+
+// True if t is [N, C, H, W] stored as N, H, W, C and not (also) as N, C, H, W.
+inline bool is_channels_last(const Tensor& t) {
+  if (t.dim() != 4 || t.is_contiguous()) return false;
+  const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
+  return t.stride(1) == 1 && t.stride(3) == c && t.stride(2) == w * c && (t.size(0) <= 1 || t.stride(0) == h * w * c);
+}
+
+// An uninitialised tensor like x with another shape and/or dtype; 4-d ones take the memory format asked for.
+inline Tensor empty(const Tensor& x, std::vector<int64_t> size, ScalarType dtype, bool channels_last = false) {
+  return torch::stable::empty(size, dtype, std::nullopt, x.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+// The dtype of per-channel parameters, statistics and accumulators that go with x.
+inline ScalarType acc_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+template <class T = void>
+inline const T* ptr(const Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); }
+template <class T = void>
+inline const T* ptr(const std::optional<Tensor>& t) { return t ? static_cast<const T*>(t->const_data_ptr()) : nullptr; }
+template <class T = void>
+inline T* mut(const Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); }
+
+inline Act act_of(int64_t act) {
+  STD_TORCH_CHECK(act >= 0 && act <= static_cast<int64_t>(Act::hard_sigmoid), "cnnkernels_native: unknown activation");
+  return static_cast<Act>(act);
+}
+
+// PyTorch's own thread pool.
+inline cpu::Pool torch_pool() {
+  return {[](int64_t b, int64_t e, int64_t grain, cpu::Pool::Body body, void* c) {
+            STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(b, e, grain, body, c));
+          },
+          static_cast<int>(torch::stable::get_num_threads())};
+}
+
+#if defined(CK_HOST_CUDA)
+struct CudaCall {
+  explicit CudaCall(const Tensor&) {}
+  cudaStream_t stream = nullptr;
+};
+#elif defined(CK_CUDA)
+cudaStream_t current_stream(int32_t device);  // cuda_stream.cpp
+
+// Makes the tensor's device current while it lives and names PyTorch's current stream there.
+class CudaCall {
+ public:
+  explicit CudaCall(const Tensor& t) : stream(current_stream(t.get_device_index())), guard_(t.get_device_index()) {}
+  cudaStream_t stream;
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+};
+#endif
+
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+inline void check_launch(cudaError_t e, const char* op) {
+  STD_TORCH_CHECK(e == cudaSuccess, "cnnkernels::", op, ": CUDA error ", static_cast<int>(e), " at launch");
+}
+#endif
+
+}  // namespace ck::glue

@@ -1,0 +1,206 @@
+"""Every op, on every backend, in every dtype and layout, against the fp64 definition.  One table: tests/cases."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+import cnnkernels
+from cnnkernels import _op
+
+from .cases import BAD, CASES, TABLE
+from .cases.table import Case
+
+BACKENDS = ("reference", "cpu", "cuda", "triton")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
+
+
+def name_of(value):
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
+
+
+def tensors(value) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else [v for v in value if isinstance(v, Tensor)]
+
+
+def oracle(case: Case, args):
+    """The reference on the very same (rounded) inputs in fp64, on the CPU."""
+    up = [a.detach().cpu().double() if isinstance(a, Tensor) and a.is_floating_point() else a.cpu() if isinstance(a, Tensor) else a for a in args]
+    return up, _op.REGISTRY[case.op].reference(*up)
+
+
+def runnable(case: Case, backend: str, device: str, dtype: torch.dtype) -> str | None:
+    """Why this combination is not one to run; None if it is."""
+    if backend not in case.backends:
+        return "the case names other backends"
+    if dtype is torch.float64 and backend in ("cuda", "triton"):
+        return "float64 is for cpu and reference"
+    if (backend == "cpu" and device == "cuda") or (case.slow and backend == "triton" and device == "cpu"):
+        return "not on this device"
+    return None
+
+
+def combinations():
+    for device in DEVICES:
+        plain_device = device if isinstance(device, str) else "cuda"
+        marks = () if isinstance(device, str) else pytest.mark.gpu
+        for case in CASES:
+            for backend in BACKENDS:
+                for dtype in DTYPES:
+                    if runnable(case, backend, plain_device, dtype):
+                        continue
+                    # one dtype walks through all layouts, the others through the two that kernels tell apart
+                    layouts = [l for l in case.layouts if dtype is torch.float32 or l in ("nchw", "channels_last")]
+                    for layout in layouts:
+                        if backend == "triton" and plain_device == "cpu" and dtype is not torch.float32 and layout != "nchw":
+                            continue  # the interpreter is slow, and the layout branch is dtype-blind
+                        ident = f"{plain_device}-{case.op}-{case.id}-{backend}-{name_of(dtype)}-{layout}"
+                        yield pytest.param(plain_device, case, backend, dtype, layout, id=ident, marks=marks)
+
+
+def tolerance_of(case: Case, backend: str, device: str, dtype: torch.dtype, gradient: bool = False):
+    table = TABLE[case.op].grad_tolerance if gradient else TABLE[case.op].tolerance
+    rtol, atol = table[dtype]
+    if backend == "triton" and device == "cpu" and dtype is torch.bfloat16:
+        rtol, atol = 2 * rtol, 2 * atol  # Triton's interpreter truncates to bf16 where the compiled kernel rounds
+    return rtol, atol
+
+
+def assert_matches(got, want, tolerance, what=""):
+    got, want = tensors(got), tensors(want)
+    assert len(got) == len(want)
+    for i, (g, w) in enumerate(zip(got, want, strict=True)):
+        assert g.shape == w.shape
+        if not g.is_floating_point():
+            assert torch.equal(g.cpu(), w.cpu()), f"{what} output {i}"
+            continue
+        rtol, atol = tolerance
+        torch.testing.assert_close(g.cpu().double(), w.double(), rtol=rtol, atol=atol, equal_nan=True, msg=lambda m, i=i: f"{what} output {i}: {m}")
+
+
+@pytest.mark.parametrize(("device", "case", "backend", "dtype", "layout"), list(combinations()), indirect=["backend"])
+def test_forward(device, case, backend, dtype, layout, poison_empty):
+    op = _op.REGISTRY[case.op]
+    args = case.build(dtype, layout, device)
+    before = copy.deepcopy(tensors(args))
+    with cnnkernels.record_backends() as runs:
+        out = op(*args)
+    assert [r.backend for r in runs if r.op == case.op] == [backend], runs
+    _, want = oracle(case, args)
+    assert_matches(out, want, tolerance_of(case, backend, device, dtype))
+    # same dtype, strides and layout as the fake kernel promises
+    fake = torch.ops.cnnkernels
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        promised = getattr(fake, case.op)(*[mode.from_tensor(a) if isinstance(a, Tensor) else a for a in args])
+    for o, p in zip(tensors(out), tensors(promised), strict=True):
+        assert (o.dtype, o.shape, o.device.type) == (p.dtype, p.shape, p.device.type)
+        if o.numel():
+            assert o.stride() == p.stride()
+    # nothing of the caller's has changed, and the outputs are new memory
+    for a, b in zip(tensors(args), before, strict=True):
+        assert torch.equal(a, b) or a.isnan().any()
+    owned = {a.untyped_storage().data_ptr() for a in tensors(args) if a.numel()}
+    assert all(o.untyped_storage().data_ptr() not in owned for o in tensors(out) if o.numel())
+
+
+def differentiable(case: Case) -> bool:
+    return TABLE[case.op].grad_tolerance is not None
+
+
+def leaves(args):
+    return [a.detach().clone(memory_format=torch.preserve_format).requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+
+
+def gradients(function, args, seed=7):
+    """Gradients of a fixed random functional of the outputs, in fp64, towards every float tensor."""
+    args = leaves(args)
+    outputs = [o for o in tensors(function(*args)) if o.is_floating_point() and o.requires_grad]
+    g = torch.Generator().manual_seed(seed)
+    weights = [torch.randn(o.shape, generator=g, dtype=torch.float64).to(device=o.device, dtype=o.dtype) for o in outputs]
+    inputs = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
+    return weights, torch.autograd.grad(outputs, inputs, weights, allow_unused=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "case", "backend", "dtype", "layout"),
+    [c for c in combinations() if differentiable(c.values[1]) and c.values[4] in ("nchw", "channels_last", "sliced")],
+    indirect=["backend"],
+)
+def test_gradient(device, case, backend, dtype, layout, poison_empty):
+    op = _op.REGISTRY[case.op]
+    args = case.build(dtype, layout, device)
+    with cnnkernels.record_backends() as runs:
+        _, got = gradients(op, args)
+    assert {r.backend for r in runs} == {backend} and not any(r.reason for r in runs), runs
+    up, _ = oracle(case, args)
+    _, want = gradients(op.reference, up)
+    for i, (g, w) in enumerate(zip(got, want, strict=True)):
+        assert (g is None) == (w is None)
+        if g is not None:
+            assert_matches(g, w, tolerance_of(case, backend, device, dtype, gradient=True), f"gradient {i}")
+
+
+SMALL = [c for c in CASES if not c.slow]
+
+
+@pytest.mark.parametrize("case", [c for c in SMALL if differentiable(c) and "reference" in c.backends], ids=lambda c: f"{c.op}-{c.id}")
+def test_gradcheck(case):
+    args = leaves(case.build(torch.float64))
+    if sum(a.numel() for a in args if isinstance(a, Tensor)) > 3000:
+        args = None
+    if args is None or not any(isinstance(a, Tensor) and a.numel() for a in args):
+        pytest.skip("too large for finite differences, or empty: test_gradient covers it")
+    with cnnkernels.record_backends() as runs:
+        assert torch.autograd.gradcheck(_op.REGISTRY[case.op], args, fast_mode=True)
+    assert runs and all(r.backend == "cpu" for r in runs)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "permuted", "sliced"])
+@pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.op}-{c.id}")
+def test_opcheck(case, layout):
+    if layout not in case.layouts:
+        pytest.skip("the case has no such layout")
+    args = case.build(torch.float32, layout)
+    if differentiable(case):
+        args = [a.requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() and a.is_leaf and layout == "nchw" else a for a in args]
+    torch.library.opcheck(_op.REGISTRY[case.op].overload, tuple(args))
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda b: f"{b.op}-{b.id}")
+@pytest.mark.parametrize("door", ["public", "torch.ops", "fake"])
+def test_bad_input(bad, door):
+    args = bad.args()
+    if door == "public" and bad.public is None:
+        pytest.skip("has no public function of these arguments")
+    before = copy.deepcopy(tensors(args))
+    function = bad.public if door == "public" else getattr(torch.ops.cnnkernels, bad.op)
+    with cnnkernels.record_backends() as runs, pytest.raises(bad.error, match=bad.match) as caught:
+        if door == "fake":
+            with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                function(*[mode.from_tensor(a) if isinstance(a, Tensor) and a.layout is torch.strided else a for a in args])
+        else:
+            function(*args)
+    assert not runs
+    assert str(caught.value).startswith(bad.op.removesuffix("_backward") if door == "public" else "")
+    for a, b in zip(tensors(args), before, strict=True):
+        assert a.layout is not torch.strided or torch.equal(a, b) or a.isnan().any()
+
+
+def test_table_is_complete():
+    assert set(TABLE) == set(_op.REGISTRY)
+
+
+@pytest.mark.parametrize("name", sorted(_op.REGISTRY))
+def test_native_kernels_for_both_devices(name):
+    """A build with nvcc carries a CPU and a CUDA kernel for every native op, GPU or not."""
+    from cnnkernels import _ext
+
+    assert _ext.module is not None, _ext.error
+    cuda = bool(_ext.module.build_info()["cuda"])
+    for native in _op.REGISTRY[name].native_ops:
+        assert _ext.has_kernel(native, "cpu")
+        assert _ext.has_kernel(native, "cuda") == cuda
