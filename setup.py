@@ -50,7 +50,7 @@ class CMakeBuild(build_ext):
         build = pathlib.Path(os.environ.get("CNNKERNELS_BUILD_DIR", ROOT / "build"))
         cmake = shutil.which("cmake") or sys.exit("cnnkernels: cmake not found; pip install cmake")
         ninja = shutil.which("ninja") or sys.exit("cnnkernels: ninja not found; pip install ninja")
-        # An isolated build has its tools in a folder that is gone at the next build, so a kept cache must not name them.
+        # An isolated build has its tools in a folder that is gone at the next build: a kept cache must not name them.
         configure = [cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         configure += [
             f"-DTORCH_DIR={torch_dir()}",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -75,7 +76,7 @@ def reference(x: Tensor, name: str) -> Tensor:
     code, slope = parse(name)
     if code == CODES["leaky_relu"]:
         return F.leaky_relu(x, slope)
-    function = {
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
         "identity": Tensor.clone,
         "relu": F.relu,
         "relu6": F.relu6,
@@ -84,8 +85,8 @@ def reference(x: Tensor, name: str) -> Tensor:
         "mish": F.mish,
         "sigmoid": Tensor.sigmoid,
         "hard_sigmoid": lambda t: F.relu6(t + 3) / 6,  # F.hardsigmoid's gradient holds 1/6 in fp32 only
-    }[name]
-    return function(x)
+    }
+    return functions[name](x)
 
 
 def reference_grad(x: Tensor, name: str) -> Tensor:

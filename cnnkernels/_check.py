@@ -32,7 +32,9 @@ def tensor(op: str, name: str, t: object, dim: int | None = None) -> None:
         fail(op, f"{name} must have {dim} dimension{'s' if dim != 1 else ''}{layout}", shape(t))
 
 
-def like(op: str, name: str, t: Tensor, x: Tensor, x_name: str = "x", dtypes: Sequence[torch.dtype] | None = None) -> None:
+def like(
+    op: str, name: str, t: Tensor, x: Tensor, x_name: str = "x", dtypes: Sequence[torch.dtype] | None = None
+) -> None:
     """``t`` lives where ``x`` lives and has x's dtype, or one of ``dtypes``."""
     if t.device != x.device:
         fail(op, f"{name} must be on {x_name}'s device {x.device}", t.device)

@@ -13,7 +13,7 @@ error: str | None = None
 """Why ``module`` is None, in one sentence a user can act on."""
 
 try:
-    from cnnkernels import _C as module  # type: ignore[no-redef]
+    from cnnkernels import _C as module  # type: ignore[attr-defined, no-redef]
 except ImportError as e:
     if isinstance(e, ModuleNotFoundError) or "cannot import name '_C'" in str(e):
         error = "the compiled extension is not built: run `pip install -e .` in the cnnkernels folder"

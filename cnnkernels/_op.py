@@ -5,8 +5,8 @@ kernel, gradient, native (C++/CUDA) and Triton backends, autocast rule and FLOP 
 ``torch.ops.cnnkernels.<name>``.  Files in ``cnnkernels/ops`` create the ops; nothing else does.
 
 A call goes: check -> choose a backend -> run it.  ``torch.ops`` and the public functions share that path, so both raise
-the same errors before any kernel runs.  When nothing needs PyTorch's dispatcher (no gradient, autocast, tracing, mode or
-tensor subclass), calling the ``Op`` goes straight to the backend, which saves about 10 us.
+the same errors before any kernel runs.  When nothing needs PyTorch's dispatcher (no gradient, autocast, tracing, mode
+or tensor subclass), calling the ``Op`` goes straight to the backend, which saves about 10 us.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Op:
     triton
         Returns the function ``f(*args)`` that launches the Triton kernels (it imports them, so only when used).
     backward, save
-        As ``torch.library.register_autograd`` takes them.  Without ``backward``, a differentiable op gets the gradient of
-        its reference (that is how second derivatives work: the ``*_backward`` ops are differentiated so).
+        As ``torch.library.register_autograd`` takes them.  Without ``backward``, a differentiable op gets the gradient
+        of its reference (that is how second derivatives work: the ``*_backward`` ops are differentiated so).
     autocast
         Names of the tensor arguments that autocast converts to its dtype; or {"*": dtype} to fix one dtype.
     unsupported
@@ -125,7 +125,7 @@ class Op:
     def __repr__(self) -> str:
         return f"Op({self.name})"
 
-    # ---- calling --------------------------------------------------------------------------------------------------------
+    # ---- calling -----------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any) -> Any:
         if torch.compiler.is_compiling() or self._needs_dispatcher(args):
@@ -170,9 +170,11 @@ class Op:
             assert self.triton is not None
             return self.triton()(*args)
         assert self.native is not None
-        return self.native(torch.ops.cnnkernels_native if backend == "cpu" else getattr(torch.ops, CudaTarget.namespace), *args)
+        return self.native(
+            torch.ops.cnnkernels_native if backend == "cpu" else getattr(torch.ops, CudaTarget.namespace), *args
+        )
 
-    # ---- choosing -------------------------------------------------------------------------------------------------------
+    # ---- choosing ----------------------------------------------------------------------------------------------------
 
     def default_backend(self, device_type: str) -> str:
         """What runs on this kind of device when nothing is asked for."""
@@ -208,14 +210,16 @@ class Op:
         missing = [n for n in self.native_ops if not _ext.has_kernel(n, device_type)]
         if missing and backend == "cuda":
             return "the extension was built without CUDA (no nvcc was found then): CNNKERNELS_CUDA=1 pip install -e ."
-        return f"the extension has no kernel for {', '.join(missing)}: run `pip install -e .` again" if missing else None
+        return (
+            f"the extension has no kernel for {', '.join(missing)}: run `pip install -e .` again" if missing else None
+        )
 
     def _why_not_here(self, backend: str, args: tuple[Any, ...]) -> str | None:
         if backend in ("cuda", "triton") and _first_tensor(args).dtype is torch.float64:
             return "float64 is computed by cpu and reference only"
         return self.unsupported(backend, *args) if self.unsupported is not None else None
 
-    # ---- gradient of the reference --------------------------------------------------------------------------------------
+    # ---- gradient of the reference -----------------------------------------------------------------------------------
 
     def _save_inputs(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*(a for a in inputs if isinstance(a, Tensor)))
@@ -227,21 +231,30 @@ class Op:
         inputs = [next(saved) if t else other for t, other in zip(ctx.is_tensor, ctx.others, strict=True)]
         with torch.enable_grad():
             # A fresh view of each input: differentiating to it gives this op's own gradient, not that of its producers.
-            views = [a.view_as(a) if t and n else a for a, t, n in zip(inputs, ctx.is_tensor, ctx.needs_input_grad, strict=True)]
+            views = [
+                a.view_as(a) if t and n else a
+                for a, t, n in zip(inputs, ctx.is_tensor, ctx.needs_input_grad, strict=True)
+            ]
             outputs = self.reference(*views)
             outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
             pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
             wanted = [v for v, t, n in zip(views, ctx.is_tensor, ctx.needs_input_grad, strict=True) if t and n]
             results = iter(
                 torch.autograd.grad(
-                    [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=torch.is_grad_enabled(), allow_unused=True
+                    [o for o, _ in pairs],
+                    wanted,
+                    [g for _, g in pairs],
+                    create_graph=torch.is_grad_enabled(),
+                    allow_unused=True,
                 )
                 if pairs
                 else [None] * len(wanted)
             )
-        return tuple(next(results) if t and n else None for t, n in zip(ctx.is_tensor, ctx.needs_input_grad, strict=True))
+        return tuple(
+            next(results) if t and n else None for t, n in zip(ctx.is_tensor, ctx.needs_input_grad, strict=True)
+        )
 
-    # ---- autocast -------------------------------------------------------------------------------------------------------
+    # ---- autocast ----------------------------------------------------------------------------------------------------
 
     def _autocast_kernel(self, device_type: str, key: str, rule: Sequence[str] | torch.dtype) -> Callable[..., Any]:
         keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
@@ -252,7 +265,9 @@ class Op:
             dtype = rule if isinstance(rule, torch.dtype) else torch.get_autocast_dtype(device_type)
 
             def cast(name: str, a: Any) -> Any:
-                eligible = isinstance(a, Tensor) and name in names and a.is_floating_point() and a.dtype is not torch.float64
+                eligible = (
+                    isinstance(a, Tensor) and name in names and a.is_floating_point() and a.dtype is not torch.float64
+                )
                 return a.to(dtype) if eligible else a
 
             with torch._C._ExcludeDispatchKeyGuard(keyset):
@@ -264,14 +279,19 @@ class Op:
 def _register_flops(overload: Any, flops: Callable[..., int]) -> None:
     from torch.utils.flop_counter import register_flop_formula
 
-    register_flop_formula(overload.overloadpacket)(lambda *args, out_shape=None, **kwargs: flops(*args, out_shape=out_shape, **kwargs))
+    register_flop_formula(overload.overloadpacket)(
+        lambda *args, out_shape=None, **kwargs: flops(*args, out_shape=out_shape, **kwargs)
+    )
 
 
 def explain_rows() -> Mapping[str, Mapping[str, str]]:
     """op -> {"active on cpu": backend, "active on cuda": ..., backend: "" or why it cannot run}."""
     rows = {}
     for op in REGISTRY.values():
-        row = {"cpu tensors": _backend.wanted() or op.default_backend("cpu"), "cuda tensors": _backend.wanted() or op.default_backend("cuda")}
+        row = {
+            "cpu tensors": _backend.wanted() or op.default_backend("cpu"),
+            "cuda tensors": _backend.wanted() or op.default_backend("cuda"),
+        }
         row["why not cpu"] = op.why_not("cpu", "cpu") or ""
         row["why not cuda"] = op.why_not("cuda", "cuda") or ""
         row["why not triton"] = op.why_not("triton", "cuda") or ""

@@ -1,7 +1,7 @@
 """Whether Triton can run, and how its kernels are declared so that they also run in the interpreter.
 
-Kernels live in ``cnnkernels/ops/triton``.  They take raw pointers and sizes, use no libdevice and no block pointers, and
-are decorated with ``@triton.jit``; with ``TRITON_INTERPRET=1`` set before the first import they run on CPU tensors.
+Kernels live in ``cnnkernels/ops/triton``.  They take raw pointers and sizes, use no libdevice and no block pointers,
+and are decorated with ``@triton.jit``; with ``TRITON_INTERPRET=1`` set before the first import they run on CPU tensors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One process tests one device: the CPU (Triton interpreted, CUDA sources compiled for the CPU), or a GPU for `./dev gpu`."""
+"""A process tests one device: the CPU (Triton interpreted, CUDA sources compiled for the CPU) or a GPU (./dev gpu)."""
 
 import os
 
@@ -35,7 +35,17 @@ def build_host_cuda(*targets: str) -> pathlib.Path:
     import pybind11
 
     build = pathlib.Path(os.environ.get("CNNKERNELS_HOST_BUILD_DIR", ROOT / "build-host"))
-    configure = ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", "-DCNNKERNELS_CUDA=0", "-DCNNKERNELS_HOST_CUDA=ON"]
+    configure = [
+        "cmake",
+        "-S",
+        str(ROOT),
+        "-B",
+        str(build),
+        "-G",
+        "Ninja",
+        "-DCNNKERNELS_CUDA=0",
+        "-DCNNKERNELS_HOST_CUDA=ON",
+    ]
     configure += [f"-DTORCH_DIR={pathlib.Path(torch.__file__).parent}", f"-DPython_EXECUTABLE={sys.executable}"]
     configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
     for command in (configure, ["cmake", "--build", str(build), "--target", *targets]):

@@ -29,7 +29,14 @@ def tensors(value) -> list[Tensor]:
 
 def oracle(case: Case, args):
     """The reference on the very same (rounded) inputs in fp64, on the CPU."""
-    up = [a.detach().cpu().double() if isinstance(a, Tensor) and a.is_floating_point() else a.cpu() if isinstance(a, Tensor) else a for a in args]
+    up = [
+        a.detach().cpu().double()
+        if isinstance(a, Tensor) and a.is_floating_point()
+        else a.cpu()
+        if isinstance(a, Tensor)
+        else a
+        for a in args
+    ]
     return up, _op.REGISTRY[case.op].reference(*up)
 
 
@@ -56,7 +63,12 @@ def combinations():
                     # one dtype walks through all layouts, the others through the two that kernels tell apart
                     layouts = [l for l in case.layouts if dtype is torch.float32 or l in ("nchw", "channels_last")]
                     for layout in layouts:
-                        if backend == "triton" and plain_device == "cpu" and dtype is not torch.float32 and layout != "nchw":
+                        if (
+                            backend == "triton"
+                            and plain_device == "cpu"
+                            and dtype is not torch.float32
+                            and layout != "nchw"
+                        ):
                             continue  # the interpreter is slow, and the layout branch is dtype-blind
                         ident = f"{plain_device}-{case.op}-{case.id}-{backend}-{name_of(dtype)}-{layout}"
                         yield pytest.param(plain_device, case, backend, dtype, layout, id=ident, marks=marks)
@@ -79,7 +91,14 @@ def assert_matches(got, want, tolerance, what=""):
             assert torch.equal(g.cpu(), w.cpu()), f"{what} output {i}"
             continue
         rtol, atol = tolerance
-        torch.testing.assert_close(g.cpu().double(), w.double(), rtol=rtol, atol=atol, equal_nan=True, msg=lambda m, i=i: f"{what} output {i}: {m}")
+        torch.testing.assert_close(
+            g.cpu().double(),
+            w.double(),
+            rtol=rtol,
+            atol=atol,
+            equal_nan=True,
+            msg=lambda m, i=i: f"{what} output {i}: {m}",
+        )
 
 
 @pytest.mark.parametrize(("device", "case", "backend", "dtype", "layout"), list(combinations()), indirect=["backend"])
@@ -112,7 +131,12 @@ def differentiable(case: Case) -> bool:
 
 
 def leaves(args):
-    return [a.detach().clone(memory_format=torch.preserve_format).requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+    return [
+        a.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        if isinstance(a, Tensor) and a.is_floating_point()
+        else a
+        for a in args
+    ]
 
 
 def gradients(function, args, seed=7):
@@ -120,7 +144,9 @@ def gradients(function, args, seed=7):
     args = leaves(args)
     outputs = [o for o in tensors(function(*args)) if o.is_floating_point() and o.requires_grad]
     g = torch.Generator().manual_seed(seed)
-    weights = [torch.randn(o.shape, generator=g, dtype=torch.float64).to(device=o.device, dtype=o.dtype) for o in outputs]
+    weights = [
+        torch.randn(o.shape, generator=g, dtype=torch.float64).to(device=o.device, dtype=o.dtype) for o in outputs
+    ]
     inputs = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
     return weights, torch.autograd.grad(outputs, inputs, weights, allow_unused=True)
 
@@ -147,7 +173,9 @@ def test_gradient(device, case, backend, dtype, layout, poison_empty):
 SMALL = [c for c in CASES if not c.slow]
 
 
-@pytest.mark.parametrize("case", [c for c in SMALL if differentiable(c) and "reference" in c.backends], ids=lambda c: f"{c.op}-{c.id}")
+@pytest.mark.parametrize(
+    "case", [c for c in SMALL if differentiable(c) and "reference" in c.backends], ids=lambda c: f"{c.op}-{c.id}"
+)
 def test_gradcheck(case):
     args = leaves(case.build(torch.float64))
     if sum(a.numel() for a in args if isinstance(a, Tensor)) > 3000:
@@ -166,7 +194,12 @@ def test_opcheck(case, layout):
         pytest.skip("the case has no such layout")
     args = case.build(torch.float32, layout)
     if differentiable(case):
-        args = [a.requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() and a.is_leaf and layout == "nchw" else a for a in args]
+        args = [
+            a.requires_grad_()
+            if isinstance(a, Tensor) and a.is_floating_point() and a.is_leaf and layout == "nchw"
+            else a
+            for a in args
+        ]
     torch.library.opcheck(_op.REGISTRY[case.op].overload, tuple(args))
 
 
@@ -181,7 +214,9 @@ def test_bad_input(bad, door):
     with cnnkernels.record_backends() as runs, pytest.raises(bad.error, match=bad.match) as caught:
         if door == "fake":
             with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
-                function(*[mode.from_tensor(a) if isinstance(a, Tensor) and a.layout is torch.strided else a for a in args])
+                function(
+                    *[mode.from_tensor(a) if isinstance(a, Tensor) and a.layout is torch.strided else a for a in args]
+                )
         else:
             function(*args)
     assert not runs

@@ -21,7 +21,7 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(x) else x.clone()
 
 
-# ---- backward -----------------------------------------------------------------------------------------------------------
+# ---- backward --------------------------------------------------------------------------------------------------------
 
 
 def _check_backward(grad: Tensor, x: Tensor, act: str) -> None:
@@ -59,7 +59,7 @@ ACTIVATION_BACKWARD = Op(
     triton=lambda: _triton().backward,
 )
 
-# ---- forward ------------------------------------------------------------------------------------------------------------
+# ---- forward ---------------------------------------------------------------------------------------------------------
 
 
 def _check_forward(x: Tensor, act: str) -> None:
@@ -95,7 +95,7 @@ ACTIVATION = Op(
     backward=_backward,
 )
 
-# ---- public -------------------------------------------------------------------------------------------------------------
+# ---- public ----------------------------------------------------------------------------------------------------------
 
 
 def activation(x: Tensor, name: str) -> Tensor:
@@ -111,7 +111,7 @@ def activation(x: Tensor, name: str) -> Tensor:
 
 
 def mish(x: Tensor) -> Tensor:
-    """``x * tanh(log(1 + exp(x)))``: Misra 2019, "Mish: A Self Regularized Non-Monotonic Activation Function", arXiv:1908.08681.
+    """``x * tanh(log(1 + exp(x)))``: Misra 2019, "Mish: A Self Regularized Non-Monotonic Activation", arXiv:1908.08681.
 
     As ``activation(x, "mish")``: one exponential and one reciprocal per element forward, the same again backward, and
     nothing but x is saved between the two.

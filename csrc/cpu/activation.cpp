@@ -1,5 +1,5 @@
-// Element-wise activations.  Bytes per element: 2e forward, 3e backward; the arithmetic (Mish: one exp and one reciprocal
-// per lane) stays below the cost of those bytes once the data leaves the L2 cache.
+// Element-wise activations.  Bytes per element: 2e forward, 3e backward; the arithmetic (Mish: one exp and one
+// reciprocal per lane) stays below the cost of those bytes once the data leaves the L2 cache.
 #include "activation.h"
 
 #include "simd.h"

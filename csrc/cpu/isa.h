@@ -22,23 +22,31 @@ const char* isa_name(Isa i);
 }  // namespace ck::cpu
 
 #if defined(__x86_64__)
-#define CK_CPU_KERNEL(name, Args)                        \
-  namespace ck::cpu {                                    \
-  namespace generic { void name(const Args& a); }        \
-  namespace avx2 { void name(const Args& a); }           \
-  namespace avx512 { void name(const Args& a); }         \
-  inline void name(const Args& a) {                      \
-    switch (isa()) {                                     \
-      case Isa::avx512: return avx512::name(a);          \
-      case Isa::avx2: return avx2::name(a);              \
-      default: return generic::name(a);                  \
-    }                                                    \
-  }                                                      \
+#define CK_CPU_KERNEL(name, Args)               \
+  namespace ck::cpu {                           \
+  namespace generic {                           \
+  void name(const Args& a);                     \
+  }                                             \
+  namespace avx2 {                              \
+  void name(const Args& a);                     \
+  }                                             \
+  namespace avx512 {                            \
+  void name(const Args& a);                     \
+  }                                             \
+  inline void name(const Args& a) {             \
+    switch (isa()) {                            \
+      case Isa::avx512: return avx512::name(a); \
+      case Isa::avx2: return avx2::name(a);     \
+      default: return generic::name(a);         \
+    }                                           \
+  }                                             \
   }
 #else
-#define CK_CPU_KERNEL(name, Args)                   \
-  namespace ck::cpu {                               \
-  namespace generic { void name(const Args& a); }   \
+#define CK_CPU_KERNEL(name, Args)                       \
+  namespace ck::cpu {                                   \
+  namespace generic {                                   \
+  void name(const Args& a);                             \
+  }                                                     \
   inline void name(const Args& a) { generic::name(a); } \
   }
 #endif

@@ -4,8 +4,8 @@
 
 namespace ck::cpu {
 
-// run(begin, end, grain, body, context) splits [begin, end) into ranges of at least `grain` and calls body(b, e, context)
-// for each, possibly at the same time on several threads.
+// run(begin, end, grain, body, context) splits [begin, end) into ranges of at least `grain` and calls
+// body(b, e, context) for each, possibly at the same time on several threads.
 struct Pool {
   using Body = void (*)(int64_t, int64_t, void*);
   void (*run)(int64_t begin, int64_t end, int64_t grain, Body body, void* context);

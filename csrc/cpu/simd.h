@@ -20,13 +20,17 @@
 #define CK_INLINE inline __attribute__((always_inline))
 
 namespace ck::cpu {
-struct Half { uint16_t bits; };
-struct BFloat16 { uint16_t bits; };
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
 }  // namespace ck::cpu
 
 namespace ck::cpu::CK_ISA {
 
-// ---- scalar conversions ----------------------------------------------------------------------------------------------
+// ---- scalar conversions ---------------------------------------------------------------------------------------------
 CK_INLINE float to_float(float x) { return x; }
 CK_INLINE float to_float(Half h) {
 #if defined(__F16C__)
@@ -85,7 +89,7 @@ template <> CK_INLINE BFloat16 from_float<BFloat16>(float x) {
   return {uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
 }
 
-// ---- F64: one double ---------------------------------------------------------------------------------------------------
+// ---- F64: one double ------------------------------------------------------------------------------------------------
 struct F64 {
   static constexpr int N = 1;
   using scalar = double;
@@ -111,7 +115,7 @@ CK_INLINE void store_n(double* p, F64 v, int n) {
   if (n > 0) *p = v.v;
 }
 
-// ---- F32 ---------------------------------------------------------------------------------------------------------------
+// ---- F32 ------------------------------------------------------------------------------------------------------------
 #if defined(__AVX512F__)
 struct F32 {
   static constexpr int N = 16;
@@ -300,15 +304,27 @@ CK_INLINE F32 m_exp(F32 x) {
   return times_two_to(fma(p, r * r, r + F32(1.f)), n);
 }
 
-// ---- which vector goes with an element type --------------------------------------------------------------------------
-template <class T> struct VecOf { using type = F32; };
-template <> struct VecOf<double> { using type = F64; };
+// ---- which vector goes with an element type -------------------------------------------------------------------------
+template <class T> struct VecOf {
+  using type = F32;
+};
+template <> struct VecOf<double> {
+  using type = F64;
+};
 template <class T> using V = typename VecOf<T>::type;
 // The accumulate and parameter type: double for double, float for the rest.
 template <class T> using Acc = typename V<T>::scalar;
 
-template <class T> CK_INLINE V<T> vload(const T* p) { V<T> r; load(r, p); return r; }
-template <class T> CK_INLINE V<T> vload_n(const T* p, int n) { V<T> r; load_n(r, p, n); return r; }
+template <class T> CK_INLINE V<T> vload(const T* p) {
+  V<T> r;
+  load(r, p);
+  return r;
+}
+template <class T> CK_INLINE V<T> vload_n(const T* p, int n) {
+  V<T> r;
+  load_n(r, p, n);
+  return r;
+}
 
 // Calls f(T()) with the element type that d names.
 template <class F>

@@ -1,8 +1,8 @@
 // Element-wise activation kernels: memory-bound, 2e bytes per element forward and 3e backward.
 //
-// A thread owns kVectors 16-byte vectors, blockDim.x apart, all loaded before the first is used, so that two loads are in
-// flight per thread; a warp's accesses cover 512 contiguous bytes.  The grid covers the tensor once.  Elements before the
-// first and after the last full vector go to a scalar tail in the last block.
+// A thread owns kVectors 16-byte vectors, blockDim.x apart, all loaded before the first is used, so that two loads are
+// in flight per thread; a warp's accesses cover 512 contiguous bytes.  The grid covers the tensor once.  Elements after
+// the last full vector go to a scalar tail in the last block.
 #pragma once
 #include "device/ck_cuda.cuh"
 
@@ -14,7 +14,8 @@ constexpr int kActivationVectors = 2;
 // BACKWARD: out = grad * act'(x); otherwise out = act(x).
 template <class T, Act A, bool BACKWARD>
 __global__ void __launch_bounds__(kActivationThreads)
-    activation_kernel(const T* __restrict__ x, const T* __restrict__ grad, T* __restrict__ out, int64_t n, float slope) {
+    activation_kernel(const T* __restrict__ x, const T* __restrict__ grad, T* __restrict__ out, int64_t n,
+                      float slope) {
   constexpr int N = 16 / sizeof(T);
   using Vector = Vec<T, N>;
   auto one = [&](float v, float g) { return BACKWARD ? g * activate_grad<A>(v, slope) : activate<A>(v, slope); };
@@ -41,7 +42,8 @@ __global__ void __launch_bounds__(kActivationThreads)
     }
   }
   const int64_t tail = vectors * N + threadIdx.x;  // fewer than N elements
-  if (blockIdx.x == gridDim.x - 1 && tail < n) out[tail] = from_f<T>(one(to_f(x[tail]), BACKWARD ? to_f(grad[tail]) : 0.f));
+  if (blockIdx.x == gridDim.x - 1 && tail < n)
+    out[tail] = from_f<T>(one(to_f(x[tail]), BACKWARD ? to_f(grad[tail]) : 0.f));
 }
 
 template <bool BACKWARD>

@@ -75,7 +75,7 @@ CK_HD V activate(V x, [[maybe_unused]] V slope) {
   } else if constexpr (A == Act::hard_swish) {
     return x * m_min(six, m_max(zero, x + three)) * V(1.0 / 6.0);
   } else if constexpr (A == Act::mish) {
-    // tanh(log(1 + n)) = n(n + 2) / (n(n + 2) + 2), n = e^x.  Beyond 20 the quotient rounds to 1, and n * n stays finite.
+    // tanh(log(1 + n)) = n(n + 2) / (n(n + 2) + 2), n = e^x.  Beyond 20 the quotient rounds to 1, n * n stays finite.
     const V n = m_exp(m_min(V(20.f), x));
     const V t = n * (n + V(2.f));
     return x * (t * m_rcp(t + V(2.f)));

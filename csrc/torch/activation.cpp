@@ -40,9 +40,9 @@ Tensor activation_cuda(const Tensor& x, int64_t act, double slope) {
 Tensor activation_backward_cuda(const Tensor& grad, const Tensor& x, int64_t act, double slope) {
   Tensor dx = torch::stable::empty_like(x);
   const CudaCall call(x);
-  check_launch(cuda::activation_backward(dtype_of(x), ptr(grad), ptr(x), mut(dx), x.numel(), act_of(act), slope,
-                                         call.stream),
-               "activation_backward");
+  check_launch(
+      cuda::activation_backward(dtype_of(x), ptr(grad), ptr(x), mut(dx), x.numel(), act_of(act), slope, call.stream),
+      "activation_backward");
   return dx;
 }
 #endif

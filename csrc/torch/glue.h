@@ -36,7 +36,8 @@
 
 #if defined(CK_HOST_CUDA)
 #define CK_NATIVE_OPS(m) STABLE_TORCH_LIBRARY_FRAGMENT(cnnkernels_hostcuda, m)
-#define CK_CPU_IMPL(m) [[maybe_unused]] static void CK_CONCAT(ck_no_cpu_, __LINE__)(torch::stable::detail::StableLibrary& m)
+#define CK_CPU_IMPL(m) \
+  [[maybe_unused]] static void CK_CONCAT(ck_no_cpu_, __LINE__)(torch::stable::detail::StableLibrary & m)
 #define CK_CUDA_IMPL(m) STABLE_TORCH_LIBRARY_IMPL(cnnkernels_hostcuda, CPU, m)
 #else
 #define CK_NATIVE_OPS(m) STABLE_TORCH_LIBRARY_FRAGMENT(cnnkernels_native, m)
@@ -79,11 +80,17 @@ inline ScalarType acc_type(const Tensor& x) {
 }
 
 template <class T = void>
-inline const T* ptr(const Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); }
+inline const T* ptr(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
 template <class T = void>
-inline const T* ptr(const std::optional<Tensor>& t) { return t ? static_cast<const T*>(t->const_data_ptr()) : nullptr; }
+inline const T* ptr(const std::optional<Tensor>& t) {
+  return t ? static_cast<const T*>(t->const_data_ptr()) : nullptr;
+}
 template <class T = void>
-inline T* mut(const Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); }
+inline T* mut(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
 
 inline Act act_of(int64_t act) {
   STD_TORCH_CHECK(act >= 0 && act <= static_cast<int64_t>(Act::hard_sigmoid), "cnnkernels_native: unknown activation");

@@ -25,8 +25,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         using ck::cpu::Isa;
         if (name != "generic" && name != "avx2" && name != "avx512")
           throw py::value_error("set_cpu_isa: expected 'generic', 'avx2' or 'avx512', got '" + name + "'");
-        return ck::cpu::isa_name(
-            ck::cpu::set_isa(name == "avx512" ? Isa::avx512 : name == "avx2" ? Isa::avx2 : Isa::generic));
+        return ck::cpu::isa_name(ck::cpu::set_isa(name == "avx512" ? Isa::avx512
+                                                  : name == "avx2" ? Isa::avx2
+                                                                   : Isa::generic));
       },
       py::arg("name"), "Use this instruction set, or the best one below it that the CPU has; returns the one in use.");
 }

@@ -24,7 +24,13 @@ FORWARD = [Case("activation", name, lambda name=name: (_x(2, 3, 5, 7)(), name)) 
     Case("activation", "scalar", lambda: (randn(), "mish"), layouts=("nchw",)),
 ]
 BACKWARD = [
-    Case("activation_backward", c.id, lambda c=c: (randn(*c.args()[0].shape, seed=1), *c.args()), data=(0, 1), layouts=c.layouts)
+    Case(
+        "activation_backward",
+        c.id,
+        lambda c=c: (randn(*c.args()[0].shape, seed=1), *c.args()),
+        data=(0, 1),
+        layouts=c.layouts,
+    )
     for c in FORWARD
 ]
 X = torch.zeros(2, 3)
@@ -32,7 +38,14 @@ TABLE = {
     "activation": OpCases(
         FORWARD,
         [
-            Bad("activation", "unknown name", lambda: (X, "gelu"), ValueError, "act must be one of identity", ops.activation),
+            Bad(
+                "activation",
+                "unknown name",
+                lambda: (X, "gelu"),
+                ValueError,
+                "act must be one of identity",
+                ops.activation,
+            ),
             Bad("activation", "slope", lambda: (X, "leaky_relu(x)"), ValueError, "finite slope", ops.activation),
             Bad("activation", "integers", lambda: (X.long(), "mish"), TypeError, "x must be float32", ops.activation),
             Bad("activation", "complex", lambda: (X.cfloat(), "mish"), TypeError, "x must be float32", ops.activation),
@@ -44,7 +57,9 @@ TABLE = {
     "activation_backward": OpCases(
         BACKWARD,
         [
-            Bad("activation_backward", "shape", lambda: (X[:1], X, "mish"), ValueError, "grad must have the shape of x"),
+            Bad(
+                "activation_backward", "shape", lambda: (X[:1], X, "mish"), ValueError, "grad must have the shape of x"
+            ),
             Bad("activation_backward", "dtype", lambda: (X.half(), X, "mish"), TypeError, "grad must be torch.float32"),
         ],
         ELEMENTWISE,

@@ -1,6 +1,6 @@
 """The types of the contract table.
 
-``tests/cases/<op>.py`` adds the op's rows; ``tests/test_contract.py`` runs every row on every backend, dtype and layout.
+``tests/cases/<op>.py`` adds the op's rows; ``tests/test_contract.py`` runs every row on every backend, dtype, layout.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def as_layout(t: Tensor, layout: str) -> Tensor:
 class Case:
     """One valid call.  ``args()`` are fp64 CPU tensors and plain values, the same at every call.
 
-    ``data`` are the positions of the tensors that take the dtype and layout under test (x, grad, residual); other tensors
-    are parameters: they take the dtype if ``params_follow`` is set, else fp32 (fp64 in the fp64 runs).
+    ``data`` are the positions of the tensors that take the dtype and layout under test (x, grad, residual); other
+    tensors are parameters: they take the dtype if ``params_follow`` is set, else fp32 (fp64 in the fp64 runs).
     """
 
     op: str
@@ -88,7 +88,9 @@ class Bad:
     args: Callable[[], tuple[Any, ...]]
     error: type[Exception]
     match: str
-    public: Callable[..., Any] | None = None  # called with the same arguments; None if the public door cannot express it
+    public: Callable[..., Any] | None = (
+        None  # called with the same arguments; None if the public door cannot express it
+    )
 
 
 @dataclass

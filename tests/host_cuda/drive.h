@@ -1,4 +1,4 @@
-// A tiny harness for drive_<op>.cpp: kernels on exactly sized heap buffers, so that a sanitizer sees every step outside.
+// A tiny harness for drive_<op>.cpp: kernels on exactly sized heap buffers: a sanitizer sees every step outside.
 //
 //   DRIVE(activation) { Buffer<float> x(100), y(100); x.random(1); ...; expect_close("mish", y, z, 1e-6); }
 //
@@ -30,15 +30,24 @@ struct Register {
   static void drive_##name()
 
 template <class T> struct DtypeOf;
-template <> struct DtypeOf<float> { static constexpr ck::Dtype value = ck::Dtype::f32; };
-template <> struct DtypeOf<double> { static constexpr ck::Dtype value = ck::Dtype::f64; };
-template <> struct DtypeOf<__half> { static constexpr ck::Dtype value = ck::Dtype::f16; };
-template <> struct DtypeOf<__nv_bfloat16> { static constexpr ck::Dtype value = ck::Dtype::bf16; };
+template <> struct DtypeOf<float> {
+  static constexpr ck::Dtype value = ck::Dtype::f32;
+};
+template <> struct DtypeOf<double> {
+  static constexpr ck::Dtype value = ck::Dtype::f64;
+};
+template <> struct DtypeOf<__half> {
+  static constexpr ck::Dtype value = ck::Dtype::f16;
+};
+template <> struct DtypeOf<__nv_bfloat16> {
+  static constexpr ck::Dtype value = ck::Dtype::bf16;
+};
 
 // n elements in an allocation of exactly that size, 16-byte aligned (as PyTorch's are), filled with NaN bytes.
 template <class T>
 struct Buffer {
-  explicit Buffer(int64_t n) : n(n), raw(static_cast<char*>(std::aligned_alloc(16, (n * sizeof(T) + 15) / 16 * 16)), std::free) {
+  explicit Buffer(int64_t n)
+      : n(n), raw(static_cast<char*>(std::aligned_alloc(16, (n * sizeof(T) + 15) / 16 * 16)), std::free) {
     std::memset(raw.get(), 0xff, n * sizeof(T));
   }
   T* data() { return reinterpret_cast<T*>(raw.get()); }

@@ -14,11 +14,15 @@
 #include "../../math/dtype.h"
 
 namespace ck {
-template <class T> struct type_identity { using type = T; };
+template <class T> struct type_identity {
+  using type = T;
+};
 template <class T> using type_t = typename type_identity<T>::type;
 
 // N elements that travel as one load or store instruction (16 bytes at most).
-template <class T, int N> struct alignas(sizeof(T) * N) Vec { T v[N]; };
+template <class T, int N> struct alignas(sizeof(T) * N) Vec {
+  T v[N];
+};
 
 template <class T> CK_HD float to_f(T x);
 template <> CK_HD float to_f<float>(float x) { return x; }
