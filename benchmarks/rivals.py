@@ -1,0 +1,90 @@
+"""What people use today: PyTorch modules in eager mode, in both layouts, folded by hand, and compiled."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTS: dict[str, Callable[[], nn.Module]] = {
+    "identity": nn.Identity,
+    "relu": lambda: nn.ReLU(inplace=True),
+    "relu6": lambda: nn.ReLU6(inplace=True),
+    "leaky_relu(0.1)": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "silu": lambda: nn.SiLU(inplace=True),
+    "mish": lambda: nn.Mish(inplace=True),
+    "hard_swish": lambda: nn.Hardswish(inplace=True),
+}
+FORMATS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """A BatchNorm whose statistics and parameters are not the trivial ones."""
+    bn = nn.BatchNorm2d(channels)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        bn.running_mean.copy_(torch.randn(channels, generator=g) * 0.2)
+        bn.running_var.copy_(torch.rand(channels, generator=g) + 0.5)
+        bn.weight.copy_(torch.rand(channels, generator=g) * 0.6 + 0.7)
+        bn.bias.copy_(torch.randn(channels, generator=g) * 0.2)
+    return bn
+
+
+def conv_bn_act(channels: int, kernel: int, stride: int, act: str) -> nn.Sequential:
+    conv = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
+    return nn.Sequential(conv, batch_norm(channels), ACTS[act]())
+
+
+class SqueezeExcitation(nn.Module):
+    """The module as it is usually written."""
+
+    def __init__(self, channels: int, hidden: int, act: str) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.act = ACTS[act]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.act(self.fc1(F.adaptive_avg_pool2d(x, 1)))
+        return torch.sigmoid(self.fc2(s)) * x
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """The usual view, transpose, reshape."""
+    n, c, h, w = x.shape
+    return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def fold(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a BatchNorm in eval mode, fp32."""
+    scale = bn.weight.float() / torch.sqrt(bn.running_var.float() + bn.eps)
+    return scale.detach(), (bn.bias.float() - bn.running_mean.float() * scale).detach()
+
+
+def no_grad(call: Callable[[], object]) -> Callable[[], object]:
+    def run() -> object:
+        with torch.no_grad():
+            return call()
+
+    return run
+
+
+def eager_calls(module: Callable[..., object], x: Tensor) -> dict[str, Callable[[], object]]:
+    """The module in both layouts, each with weights and input already in that layout."""
+    calls = {}
+    for layout, fmt in FORMATS.items():
+        m = copy.deepcopy(module)
+        if isinstance(m, nn.Module):
+            m = m.to(memory_format=fmt)
+        y = x.contiguous(memory_format=fmt)
+        calls[f"eager {layout}"] = no_grad(lambda m=m, y=y: m(y))
+    return calls
+
+
+def compiled(function: Callable[..., object], *args: Tensor) -> Callable[[], object]:
+    torch._dynamo.reset()
+    f = torch.compile(function)
+    return no_grad(lambda: f(*args))

@@ -1,0 +1,101 @@
+"""The shapes that are timed: layers of real networks.
+
+Quick runs take them in fp32 on a CPU; ``CNNKERNELS_BENCH=full`` adds dtypes and torch.compile everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Depthwise(NamedTuple):
+    """A depthwise layer: square input of ``size``, "same" padding."""
+
+    network: str
+    channels: int
+    size: int
+    stride: int
+    kernel: int
+    act: str = "relu6"
+
+    def name(self, batch: int) -> str:
+        return f"{self.network} {self.channels}ch {self.size}x{self.size} k{self.kernel} s{self.stride} b{batch}"
+
+    @property
+    def out(self) -> int:
+        return (self.size - 1) // self.stride + 1
+
+
+DEPTHWISE = [
+    Depthwise("mobilenet_v2", 32, 112, 1, 3),
+    Depthwise("mobilenet_v2", 96, 112, 2, 3),
+    Depthwise("mobilenet_v2", 144, 56, 1, 3),
+    Depthwise("mobilenet_v2", 144, 56, 2, 3),
+    Depthwise("mobilenet_v2", 192, 28, 1, 3),
+    Depthwise("mobilenet_v2", 384, 14, 1, 3),
+    Depthwise("mobilenet_v2", 576, 14, 2, 3),
+    Depthwise("mobilenet_v2", 960, 7, 1, 3),
+    Depthwise("efficientnet_b0", 144, 56, 2, 5, "silu"),
+    Depthwise("efficientnet_b0", 240, 28, 1, 5, "silu"),
+    Depthwise("efficientnet_b0", 480, 14, 1, 5, "silu"),
+    Depthwise("efficientnet_b0", 672, 14, 1, 5, "silu"),
+    Depthwise("efficientnet_b0", 1152, 7, 1, 5, "silu"),
+    Depthwise("shufflenet_v2", 58, 28, 1, 3, "identity"),
+    Depthwise("shufflenet_v2", 116, 14, 1, 3, "identity"),
+    Depthwise("convnext_t", 96, 56, 1, 7, "identity"),
+    Depthwise("convnext_t", 384, 14, 1, 7, "identity"),
+]
+COMPILED_WHEN_QUICK = {(32, 112), (144, 56), (384, 14), (960, 7), (240, 28)}  # torch.compile needs seconds per shape
+
+DEPTHWISE_TRAIN = [
+    s for s in DEPTHWISE if s.network in ("mobilenet_v2", "efficientnet_b0") and s.channels not in (144, 480)
+]
+
+
+class Plane(NamedTuple):
+    """A feature map: what element-wise, BN, shuffle and SE ops see."""
+
+    network: str
+    channels: int
+    size: int
+    act: str = "mish"
+    extra: int = 0  # groups of a shuffle, hidden width of a squeeze-excite
+
+    def name(self, batch: int) -> str:
+        return f"{self.network} {self.channels}ch {self.size}x{self.size} b{batch}"
+
+
+BN_ACT = [
+    Plane("yolov4", 64, 152),
+    Plane("yolov4", 128, 76),
+    Plane("yolov4", 256, 38),
+    Plane("yolov4", 512, 19),
+    Plane("yolov3", 128, 76, "leaky_relu(0.1)"),
+    Plane("resnet50", 64, 56, "relu"),
+    Plane("resnet50", 256, 14, "relu"),
+    Plane("yolov5s", 64, 80, "silu"),
+]
+SHUFFLE = [
+    Plane("shufflenet_v2", 116, 28, extra=2),
+    Plane("shufflenet_v2", 232, 14, extra=2),
+    Plane("shufflenet_v2", 464, 7, extra=2),
+    Plane("shufflenet_v1", 240, 28, extra=3),
+    Plane("shufflenet_v1", 480, 14, extra=3),
+    Plane("shufflenet_v1", 960, 7, extra=3),
+]
+SQUEEZE_EXCITE = [
+    Plane("efficientnet_b0", 32, 112, "silu", 8),
+    Plane("efficientnet_b0", 96, 56, "silu", 4),
+    Plane("efficientnet_b0", 144, 56, "silu", 6),
+    Plane("efficientnet_b0", 240, 28, "silu", 10),
+    Plane("efficientnet_b0", 480, 14, "silu", 20),
+    Plane("efficientnet_b0", 672, 14, "silu", 28),
+    Plane("efficientnet_b0", 1152, 7, "silu", 48),
+    Plane("mobilenet_v3", 72, 28, "relu", 24),
+    Plane("mobilenet_v3", 120, 28, "relu", 32),
+    Plane("mobilenet_v3", 480, 14, "relu", 120),
+    Plane("mobilenet_v3", 672, 14, "relu", 168),
+    Plane("mobilenet_v3", 960, 7, "relu", 240),
+]
+ACTIVATION = [Plane("yolov4", c, s) for c, s in ((32, 304), (64, 152), (128, 76), (256, 38), (512, 19))]
+BOXES = [(1_000, "spread"), (1_000, "clustered"), (10_000, "spread"), (10_000, "clustered")]
