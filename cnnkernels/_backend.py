@@ -18,30 +18,6 @@ def _validated(name: str | None, source: str) -> str | None:
     return name
 
 
-# Process-wide on purpose: autograd runs backward passes on threads of its own, which must see the same choice.
-_wanted = _validated(os.environ.get("CNNKERNELS_BACKEND"), "CNNKERNELS_BACKEND")
-
-
-def wanted() -> str | None:
-    """The backend asked for by ``use_backend`` or ``CNNKERNELS_BACKEND``; None lets each op choose."""
-    return _wanted
-
-
-@contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Runs every op inside the block on one backend: "cpu", "cuda", "triton" or "reference"; "auto" lifts it.
-
-    Where that backend cannot run a call (not built, wrong device, a case it does not cover), ``reference`` does, and
-    ``cnnkernels.explain()`` lists the call and the reason.  The choice holds for the whole process.
-    """
-    global _wanted
-    before, _wanted = _wanted, _validated(name, "use_backend")
-    try:
-        yield
-    finally:
-        _wanted = before
-
-
 @dataclass(frozen=True)
 class Run:
     """One executed op call: what ran, and if that was a fallback, why."""
@@ -51,7 +27,41 @@ class Run:
     reason: str | None = None
 
 
-_records: list[Run] | None = None
+class _State:
+    """Process-wide on purpose: autograd runs backward passes on threads of its own, which must see the same choice."""
+
+    def __init__(self) -> None:
+        self.set(_validated(os.environ.get("CNNKERNELS_BACKEND"), "CNNKERNELS_BACKEND"), None)
+
+    def set(self, wanted: str | None, records: list[Run] | None) -> None:
+        self.wanted = wanted
+        self.records = records
+        self.plain = wanted is None and records is None  # nothing but the default choice, and nobody watching
+
+
+STATE = _State()
+
+
+def wanted() -> str | None:
+    """The backend asked for by ``use_backend`` or ``CNNKERNELS_BACKEND``; None lets each op choose."""
+    return STATE.wanted
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Runs every op inside the block on one backend: "cpu", "cuda", "triton" or "reference"; "auto" lifts it.
+
+    Where that backend cannot run a call (not built, wrong device, a case it does not cover), ``reference`` does, and
+    ``cnnkernels.explain()`` lists the call and the reason.  The choice holds for the whole process.
+    """
+    before = STATE.wanted
+    STATE.set(_validated(name, "use_backend"), STATE.records)
+    try:
+        yield
+    finally:
+        STATE.set(before, STATE.records)
+
+
 fallbacks: dict[tuple[str, str, str], int] = {}
 """(op, backend that could not run, reason) -> number of calls that fell back to ``reference``."""
 
@@ -59,22 +69,22 @@ fallbacks: dict[tuple[str, str, str], int] = {}
 @contextlib.contextmanager
 def record_backends() -> Iterator[list[Run]]:
     """Collects a ``Run`` for every op call inside the block, in order."""
-    global _records
     runs: list[Run] = []
-    before, _records = _records, runs
+    before = STATE.records
+    STATE.set(STATE.wanted, runs)
     try:
         yield runs
     finally:
-        _records = before
+        STATE.set(STATE.wanted, before)
 
 
 def ran(op: str, backend: str) -> None:
-    if _records is not None:
-        _records.append(Run(op, backend))
+    if STATE.records is not None:
+        STATE.records.append(Run(op, backend))
 
 
 def fell_back(op: str, from_backend: str, reason: str) -> None:
     key = (op, from_backend, reason)
     fallbacks[key] = fallbacks.get(key, 0) + 1
-    if _records is not None:
-        _records.append(Run(op, "reference", f"{from_backend}: {reason}"))
+    if STATE.records is not None:
+        STATE.records.append(Run(op, "reference", f"{from_backend}: {reason}"))
