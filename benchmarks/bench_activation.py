@@ -42,7 +42,8 @@ def _group(op, shape, batch, dtype, act, backward) -> Group:
         calls["eager"] = no_grad(lambda: theirs(x))
         for backend in OURS:
             calls[f"ours {backend}"] = no_grad(_on(backend, lambda: ops.activation(x, act)))
-    return Group(op, shape.name(batch), dtype, "any", (3 if backward else 2) * x.numel() * x.element_size(), calls)
+    name = shape.name(batch) if act == "mish" else f"{act} {shape.name(batch)}"
+    return Group(op, name, dtype, "any", (3 if backward else 2) * x.numel() * x.element_size(), calls)
 
 
 MISH = [(s, b, d, back) for back in (False, True) for s in ACTIVATION for b in BATCHES for d in DTYPES]
@@ -63,5 +64,5 @@ OTHER = [(a, s, back) for a in OTHERS for s in (ACTIVATION[1], ACTIVATION[4]) fo
 @pytest.mark.parametrize("spec", OTHER, ids=lambda s: f"{s[0]} {s[1].name(1)} {'backward' if s[2] else 'forward'}")
 def bench_other(benchmark, arena, spec, contender):
     act, shape, backward = spec
-    name = f"{act} {'bwd' if backward else 'fwd'}"
+    name = f"activation {'backward' if backward else 'forward'}"
     arena.run(benchmark, ("other", spec), lambda: _group(name, shape, 1, DTYPES[0], act, backward), contender)

@@ -20,7 +20,7 @@ CONTENDERS = [*(f"ours {b}" for b in OURS), "eager torchvision", "copy"]
 
 
 def make_boxes(count: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """xyxy boxes in a 1280 x 1280 picture: "spread" evenly, or "clustered" as a detector's candidates: 10 to an object."""
+    """xyxy boxes in a 1280 x 1280 picture: "spread" evenly, or "clustered" like a detector's: 10 to an object."""
     g = torch.Generator().manual_seed(count)
     objects = count if kind == "spread" else count // 10
     centre, size = torch.rand(objects, 2, generator=g) * 1280, torch.rand(objects, 2, generator=g) * 90 + 10

@@ -133,9 +133,10 @@ def text(rows: list[Row], info: Row) -> str:
         f"cnnkernels {info['mode']} benchmark on {where}; torch {info['torch']}, {info['malloc']} malloc, "
         f"commit {info['commit']}",
         "Ratios: their time / ours, from medians of interleaved rounds; every call allocates its output.",
-        "eager: conv, BN and activation modules in whichever layout is faster; of copy: a copy of the same bytes / ours.",
+        "eager: the modules in whichever layout is faster; of copy: a copy of the same bytes / ours.",
         "",
-        f"{'op':<28}{'shape':<44}{'layout':<14}{'ours':>11}{'eager':>8}{'folded':>8}{'compile':>8}{'GB/s':>7}{'of copy':>8}",
+        f"{'op':<28}{'shape':<44}{'layout':<14}{'ours':>11}{'eager':>8}{'folded':>8}{'compile':>8}"
+        f"{'GB/s':>7}{'of copy':>8}",
     ]
     for r in rows:
         lines.append(
@@ -144,7 +145,8 @@ def text(rows: list[Row], info: Row) -> str:
         )
     lines += [
         "",
-        f"{'op':<28}{'rows':>5}{'vs eager':>10}{'worst':>8}{'best':>8}{'losses':>8}{'vs compile':>14}{'of copy':>9}   worst case",
+        f"{'op':<28}{'rows':>5}{'vs eager':>10}{'worst':>8}{'best':>8}{'losses':>8}{'vs compile':>14}{'of copy':>9}"
+        "   worst case",
     ]
     for s in by_op(rows):
         compiled = f"{_ratio(s['compile_geomean'])} ({s['compile_shapes']})" if s["compile_shapes"] else "-"

@@ -15,7 +15,7 @@ Call = Callable[[], object]
 
 
 def interleaved_cpu(calls: Mapping[str, Call], rounds: int, visit_s: float) -> dict[str, list[float]]:
-    """Seconds per call, a median per visit: each round visits every contender, warms it once and calls it for ``visit_s``."""
+    """Seconds per call, a median per visit; a round warms every contender once and calls it for ``visit_s``."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
