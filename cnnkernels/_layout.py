@@ -14,7 +14,7 @@ from torch import Tensor
 def is_channels_last(x: Tensor) -> bool:
     if x.dim() != 4 or x.is_contiguous():
         return False
-    return x.is_contiguous(memory_format=torch.channels_last) or (x.stride(1) == 1 and x.shape[1] > 1)
+    return x.is_contiguous(memory_format=torch.channels_last) or (x.stride(1) == 1 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -35,6 +35,11 @@ def dense_as(t: Tensor, x: Tensor) -> Tensor:
     fmt = memory_format(x)
     t = t.contiguous(memory_format=fmt)
     return t if t.data_ptr() % 16 == 0 else t.clone(memory_format=fmt)
+
+
+def copy_as(t: Tensor, x: Tensor) -> Tensor:
+    """A copy of t with the strides that ``empty_like(x, t.shape)`` has, also where a size is 1; differentiable."""
+    return t.clone(memory_format=memory_format(x))
 
 
 def empty_like(x: Tensor, shape: list[int] | tuple[int, ...] | None = None) -> Tensor:

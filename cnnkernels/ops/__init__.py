@@ -1,5 +1,7 @@
 """The ops: one file each, which is the op's whole contract."""
 
 from cnnkernels.ops.activation import activation, mish
+from cnnkernels.ops.dwconv_bn_act import dwconv_bn_act
+from cnnkernels.ops.dwconv_bn_act_train import dwconv_bn_act_train
 
-__all__ = ["activation", "mish"]
+__all__ = ["activation", "dwconv_bn_act", "dwconv_bn_act_train", "mish"]

@@ -28,6 +28,14 @@ def rand(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Ten
     return torch.rand(shape, generator=generator(seed), dtype=torch.float64) * (high - low) + low
 
 
+def steps(*shape: int, seed: int = 0, low: int = -3, high: int = 3, step: float = 1.0) -> Tensor:
+    """Random multiples of ``step`` from low * step to high * step: sums of their products are exact, even in bf16.
+
+    Cases whose activation has kinks use them: no rounding can then move a value to the other side of a kink.
+    """
+    return torch.randint(low, high + 1, shape, generator=generator(seed)).double() * step
+
+
 def as_layout(t: Tensor, layout: str) -> Tensor:
     """t's values (for "expanded": its first channel repeated) in another memory layout."""
     if layout == "nchw":
@@ -101,6 +109,8 @@ class OpCases:
     tolerance: dict[torch.dtype, tuple[float, float]]
     # the same for gradients; None: the op is not differentiable
     grad_tolerance: dict[torch.dtype, tuple[float, float]] | None
+    # why finite differences do not apply; None: gradcheck runs
+    no_gradcheck: str | None = None
 
 
 # One rounding to the output type, plus fp32 arithmetic of a few operations.
