@@ -78,7 +78,9 @@ def _resolve(
     padded = (input_size[0] + p[2] + p[3], input_size[1] + p[0] + p[1])
     reach = tuple(d[i] * (kernel[i] - 1) + 1 for i in range(2))
     if reach[0] > padded[0] or reach[1] > padded[1]:
-        _check.fail(op, f"the kernel must fit into the padded input {list(padded)}", f"{list(reach)} with dilation {list(d)}")
+        _check.fail(
+            op, f"the kernel must fit into the padded input {list(padded)}", f"{list(reach)} with dilation {list(d)}"
+        )
     return Window(s, p, d, ((padded[0] - reach[0]) // s[0] + 1, (padded[1] - reach[1]) // s[1] + 1))
 
 
@@ -144,7 +146,17 @@ def reference_grads(du: Tensor, x: Tensor, weight: Tensor, window: Window) -> tu
     left, _, top, _ = window.padding
     padded = F.pad(x.to(acc), window.padding)
     dpadded, dweight, _ = torch.ops.aten.convolution_backward(
-        du, padded, weight.to(acc), None, window.stride, [0, 0], window.dilation, False, [0, 0], x.shape[1], [True, True, False]
+        du,
+        padded,
+        weight.to(acc),
+        None,
+        window.stride,
+        [0, 0],
+        window.dilation,
+        False,
+        [0, 0],
+        x.shape[1],
+        [True, True, False],
     )
     return dpadded[:, :, top : top + x.shape[2], left : left + x.shape[3]], dweight
 

@@ -14,7 +14,9 @@ from torch import Tensor
 def is_channels_last(x: Tensor) -> bool:
     if x.dim() != 4 or x.is_contiguous():
         return False
-    return x.is_contiguous(memory_format=torch.channels_last) or (x.stride(1) == 1 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1)
+    return x.is_contiguous(memory_format=torch.channels_last) or (
+        x.stride(1) == 1 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1
+    )
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

@@ -51,7 +51,9 @@ def _check_backward(
     _check.channel_vector(BACKWARD_NAME, "shift", shift, x, x.shape[1])
     _check.tensor(BACKWARD_NAME, "grad", grad)
     if list(grad.shape) != _conv.output_shape(x, window):
-        _check.fail(BACKWARD_NAME, f"grad must have the output's shape {_conv.output_shape(x, window)}", _check.shape(grad))
+        _check.fail(
+            BACKWARD_NAME, f"grad must have the output's shape {_conv.output_shape(x, window)}", _check.shape(grad)
+        )
     _check.like(BACKWARD_NAME, "grad", grad, x)
     _activation.check(BACKWARD_NAME, act)
 
@@ -81,8 +83,15 @@ def _reference_backward(
     )
 
 
-def _fake_backward(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return _layout.empty_like(x), weight.new_empty(weight.shape), scale.new_empty(scale.shape), shift.new_empty(shift.shape)
+def _fake_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, *_: Any
+) -> tuple[Tensor, ...]:
+    return (
+        _layout.empty_like(x),
+        weight.new_empty(weight.shape),
+        scale.new_empty(scale.shape),
+        shift.new_empty(shift.shape),
+    )
 
 
 def _native_backward(
@@ -145,7 +154,9 @@ def _check_forward(
     if residual is not None:
         _check.tensor(NAME, "residual", residual)
         if list(residual.shape) != _conv.output_shape(x, window):
-            _check.fail(NAME, f"residual must have the output's shape {_conv.output_shape(x, window)}", _check.shape(residual))
+            _check.fail(
+                NAME, f"residual must have the output's shape {_conv.output_shape(x, window)}", _check.shape(residual)
+            )
         _check.like(NAME, "residual", residual, x)
 
 
@@ -203,7 +214,9 @@ def _native(
     if residual is not None:
         residual = _layout.dense_as(residual, x)
     a, b = scale.to(acc).contiguous(), shift.to(acc).contiguous()
-    return ops.dwconv(x, weight.contiguous(), a, b, residual, window.stride, window.padding, window.dilation, code, slope)
+    return ops.dwconv(
+        x, weight.contiguous(), a, b, residual, window.stride, window.padding, window.dilation, code, slope
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -26,7 +26,9 @@ class Shape:
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
         draw = steps if self.act in KINKED else randn
-        return draw(*self.x), draw(self.x[1], 1, *self.kernel, seed=1) * (0.5 if self.act in KINKED else self.kernel[0] ** -0.5)
+        return draw(*self.x), draw(self.x[1], 1, *self.kernel, seed=1) * (
+            0.5 if self.act in KINKED else self.kernel[0] ** -0.5
+        )
 
     def output_shape(self) -> tuple[int, ...]:
         x, weight = torch.empty(self.x), torch.empty(self.x[1], 1, *self.kernel)
@@ -58,7 +60,10 @@ SHAPES = [
     Shape("1x1-input", (3, 21, 1, 1), (3, 3), act="silu", layouts=LAYOUTS),
     Shape("one-channel", (2, 1, 5, 6), (3, 3), act="silu"),
     Shape("empty", (0, 6, 5, 5), (3, 3)),
-] + [Shape(name, (2, 3, 5, 6), (3, 3), act=name) for name in (*(n for n in _activation.CODES if n != "leaky_relu"), "leaky_relu(0.1)")]
+] + [
+    Shape(name, (2, 3, 5, 6), (3, 3), act=name)
+    for name in (*(n for n in _activation.CODES if n != "leaky_relu"), "leaky_relu(0.1)")
+]
 
 
 def _forward(s: Shape) -> tuple[Any, ...]:
@@ -69,10 +74,22 @@ def _forward(s: Shape) -> tuple[Any, ...]:
     else:
         scale, shift = rand(c, seed=2, low=0.5, high=1.5), randn(c, seed=3)
     residual = randn(*s.output_shape(), seed=4) if s.residual else None
-    return x, weight, scale, shift, list(s.stride), None if s.padding is None else list(s.padding), list(s.dilation), s.act, residual
+    return (
+        x,
+        weight,
+        scale,
+        shift,
+        list(s.stride),
+        None if s.padding is None else list(s.padding),
+        list(s.dilation),
+        s.act,
+        residual,
+    )
 
 
-FORWARD = [Case("dwconv_bn_act", s.id, lambda s=s: _forward(s), data=(0, 8), follow=(1,), layouts=s.layouts) for s in SHAPES]
+FORWARD = [
+    Case("dwconv_bn_act", s.id, lambda s=s: _forward(s), data=(0, 8), follow=(1,), layouts=s.layouts) for s in SHAPES
+]
 BACKWARD = [
     Case(
         "dwconv_bn_act_backward",
@@ -105,7 +122,9 @@ BAD = [
     _bad("sparse", TypeError, "must be a dense", x=X.to_sparse()),
     _bad("no channels", ValueError, "at least one channel", x=X[:, :0], weight=W[:0], scale=C[:0], shift=C[:0]),
     _bad("no rows", ValueError, "at least one channel, row and column", x=X[:, :, :0]),
-    _bad("weight's channels", ValueError, r"weight must be \[C, 1, kH, kW\] with C=4, got \[3, 1, 3, 3\]", weight=W[:3]),
+    _bad(
+        "weight's channels", ValueError, r"weight must be \[C, 1, kH, kW\] with C=4, got \[3, 1, 3, 3\]", weight=W[:3]
+    ),
     _bad("dense weight", ValueError, "weight must be", weight=W.expand(4, 4, 3, 3)),
     _bad("empty kernel", ValueError, "weight must be", weight=W[:, :, :0]),
     _bad("weight's dtype", TypeError, "weight must be torch.float32", weight=W.half()),
@@ -120,7 +139,13 @@ BAD = [
     _bad("three paddings", ValueError, "padding must be an int, a pair or", padding=[1, 1, 1]),
     _bad("padding near 2**63", ValueError, "padding must be at least 0 and below", padding=[2**63 - 1]),
     _bad("output of 2**63 bytes", ValueError, "fewer than 2", padding=[2**31 - 1]),
-    _bad("kernel too large", ValueError, r"must fit into the padded input \[5, 6\]", weight=W.new_zeros(4, 1, 7, 3), padding=[0]),
+    _bad(
+        "kernel too large",
+        ValueError,
+        r"must fit into the padded input \[5, 6\]",
+        weight=W.new_zeros(4, 1, 7, 3),
+        padding=[0],
+    ),
     _bad("even kernel", ValueError, "padding=None needs an odd kernel", weight=W[:, :, :2]),
     _bad("dilated too far", ValueError, "must fit into the padded input", dilation=[4], padding=[0]),
     _bad("activation", ValueError, "act must be one of", act="gelu"),
@@ -128,7 +153,13 @@ BAD = [
     _bad("residual's dtype", TypeError, "residual must be torch.float32", residual=X.half()),
 ]
 BAD_BACKWARD = [
-    Bad("dwconv_bn_act_backward", "grad", lambda: (X[:1], *ARGUMENTS[:8]), ValueError, "grad must have the output's shape"),
+    Bad(
+        "dwconv_bn_act_backward",
+        "grad",
+        lambda: (X[:1], *ARGUMENTS[:8]),
+        ValueError,
+        "grad must have the output's shape",
+    ),
     Bad("dwconv_bn_act_backward", "dtype", lambda: (X.half(), *ARGUMENTS[:8]), TypeError, "grad must be torch.float32"),
 ]
 

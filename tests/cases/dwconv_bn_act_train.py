@@ -17,7 +17,17 @@ def _forward(s: Shape) -> tuple[Any, ...]:
     c = s.x[1]
     bn_weight = None if s.id in WITHOUT_WEIGHT else rand(c, seed=2, low=0.5, high=1.5)
     bn_bias = None if s.id in WITHOUT_BIAS else randn(c, seed=3)
-    return x, weight, bn_weight, bn_bias, 1e-3, list(s.stride), None if s.padding is None else list(s.padding), list(s.dilation), s.act
+    return (
+        x,
+        weight,
+        bn_weight,
+        bn_bias,
+        1e-3,
+        list(s.stride),
+        None if s.padding is None else list(s.padding),
+        list(s.dilation),
+        s.act,
+    )
 
 
 def _backward(s: Shape) -> tuple[Any, ...]:
