@@ -100,7 +100,7 @@ inline Act act_of(int64_t act) {
 // PyTorch's own thread pool.
 inline cpu::Pool torch_pool() {
   return {[](int64_t b, int64_t e, int64_t grain, cpu::Pool::Body body, void* c) {
-            STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(b, e, grain, body, c));
+            torch::stable::parallel_for(b, e, grain, [&](int64_t from, int64_t to) { body(from, to, c); });
           },
           static_cast<int>(torch::stable::get_num_threads())};
 }
