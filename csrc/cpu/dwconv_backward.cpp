@@ -1,29 +1,31 @@
 // Gradients of the depthwise convolution, for any kernel size, stride, dilation and padding.
 //
-// Both gradients become dense stride-1 loops over zero-padded scratch planes.  x is cut into its sh * sw stride phases: tap
-// i of an axis reads phase (i * d) % s at index p + (i * d) / s, so in flat plane indices every tap is one constant offset:
+// x is cut into its sh * sw stride phases: position y is step m of phase a, y + before = m * s + a.  Tap i belongs to phase
+// (i * d) % s and leads from step m to output m - (i * d) / s.  So on a zero-padded scratch plane of du, both gradients are
+// dense stride-1 loops without a test for borders, whatever the sizes:
 //
-//   dweight[tap] = sum_f du[f] * x_phase(tap)[f + offset(tap)]
-//   dx_phase[f]  = sum over the taps of that phase of weight[tap] * du[f + offset'(tap)]
+//   dx_phase[m]   = sum over the taps of that phase of weight[tap] * du[m - offset(tap)]
+//   dweight[tap]  = sum_m x_phase(tap)[m] * du[m - offset(tap)]
 //
-// NCHW: a plane is one (n, c) plane, a vector holds neighbouring flat indices.  channels_last: an element of the plane is a
-// vector of channels.  The loops are the same; only packing differs.  Rows share their padding where they can (the zeros
-// right of a row are the zeros left of the next), which matters for 7 x 7 maps.  Packing converts to the accumulate type and
-// costs a load and a store per element against k * k multiply-adds; the scratch of one unit stays in the L1 or L2 cache.
+// A task owns one plane (NCHW) or one vector of channels (channels_last) of some rows: it packs du once, applying the batch
+// norm's and the activation's gradient on the way if asked to, and takes dx and dweight from it.  Per element of du, packing
+// costs a load and a store against k * k multiply-adds for each result; scratch stays in the L1 or L2 cache.  Rows share
+// their padding where they can (the zeros right of a row are the zeros left of the next), which matters for 7 x 7 maps.
 #include "dwconv_backward.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <vector>
 
+#include "dwconv_backward_loops.h"
 #include "simd.h"
 
 namespace ck::cpu::CK_ISA {
 namespace {
 
-constexpr int kUnroll = 4;                // vectors per turn of the inner loops; scratch planes have slack for one turn
-constexpr int64_t kScratch = 64 * 1024;   // bytes of planes per unit aimed at
+constexpr int64_t kScratch = 64 * 1024;   // bytes of scratch planes per task aimed at
 constexpr int64_t kTaskWork = 64 * 1024;  // multiply-adds that make a task worth a thread
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -32,17 +34,18 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 struct Free {
   void operator()(void* p) const { std::free(p); }
 };
+template <class A>
+using Scratch = std::unique_ptr<A[], Free>;
 // n zeros, aligned to a cache line.
 template <class A>
-std::unique_ptr<A[], Free> zeros(int64_t n) {
+Scratch<A> zeros(int64_t n) {
   const size_t bytes = static_cast<size_t>(round_up(std::max<int64_t>(n, 1) * static_cast<int64_t>(sizeof(A)), 64));
   void* p = std::aligned_alloc(64, bytes);
   if (!p) throw std::bad_alloc();
   std::memset(p, 0, bytes);
-  return std::unique_ptr<A[], Free>(static_cast<A*>(p));
+  return Scratch<A>(static_cast<A*>(p));
 }
 
-// One spatial axis.  Position y of the input is step m of phase a: y + before = m * stride + a.
 struct Axis {
   int64_t in, out, before;
   int k, stride, dilation;
@@ -51,51 +54,56 @@ struct Axis {
   int64_t reach() const { return offset(k - 1); }
   int64_t first() const { return before / stride; }  // first step that holds input
   int64_t steps() const { return ceil_div(before + in, stride) - first(); }
+  // the steps of phase a that hold input, counted from first(): begin, end (not above steps()), and where begin lies
+  int64_t begin(int a) const { return std::max<int64_t>(0, ceil_div(before - a, stride) - first()); }
+  int64_t end(int a) const {
+    return std::max(begin(a), ceil_div(std::max<int64_t>(0, before + in - a), stride) - first());
+  }
+  int64_t position(int a, int64_t step) const { return (first() + step) * stride + a - before; }
+  int taps(int a) const {
+    int n = 0;
+    for (int i = 0; i < k; ++i) n += phase(i) == a;
+    return n;
+  }
+  // elements from one row of a plane of du to the next
+  int64_t pitch() const {
+    const int64_t q0 = first() - reach(), q1 = first() + steps();
+    return q1 - q0 - std::max<int64_t>(0, std::min(-q0, q1 - out));
+  }
 };
 
-struct Axes {
-  Axis h, w;
-  explicit Axes(const DwConvShape& s) : h{s.H, s.P, s.top, s.kh, s.sh, s.dh}, w{s.W, s.Q, s.left, s.kw, s.sw, s.dw} {}
-  int taps() const { return h.k * w.k; }
-};
-
-// How (n, c) planes of T lie in memory: an element of a scratch plane is kLanes accumulators.
+// How the planes of a tensor of T lie in memory: an element of a scratch plane is kLanes numbers.
 template <class T, bool CL>
-struct Layout {
+struct Planes {
   static constexpr int kLanes = CL ? V<T>::N : 1;
   int64_t channels, height, width;
   int64_t groups() const { return ceil_div(channels, kLanes); }  // planes per image
   int lanes(int64_t group) const { return static_cast<int>(std::min<int64_t>(kLanes, channels - group * kLanes)); }
-  template <class P> P* row(P* base, int64_t n, int64_t group, int64_t y) const {
-    return CL ? base + ((n * height + y) * width) * channels + group * kLanes
-              : base + ((n * channels + group) * height + y) * width;
+  int64_t at(int64_t n, int64_t group, int64_t y, int64_t x) const {
+    return CL ? ((n * height + y) * width + x) * channels + group * kLanes
+              : ((n * channels + group) * height + y) * width + x;
   }
 };
 
-// count elements from row `src` on, every `step`-th, to consecutive elements of `dst`.
-template <class T, bool CL>
-void pack(const T* src, int64_t channels, int64_t step, int64_t count, int lanes, Acc<T>* dst) {
+// count elements, every `step`-th of src (in pixels), to consecutive elements of `dst`; f(vector loaded at i, i, lanes).
+template <class T, bool CL, class F>
+CK_INLINE void pack(int64_t channels, int64_t step, int64_t count, int lanes, Acc<T>* dst, F&& value) {
   constexpr int N = V<T>::N;
   if constexpr (CL) {
-    const int64_t stride = channels * step;
     if (lanes == N)
-      for (int64_t i = 0; i < count; ++i) store(dst + i * N, vload(src + i * stride));
+      for (int64_t i = 0; i < count; ++i) store(dst + i * N, value(i * step * channels, N));
     else
-      for (int64_t i = 0; i < count; ++i) store(dst + i * N, vload_n(src + i * stride, lanes));
+      for (int64_t i = 0; i < count; ++i) store(dst + i * N, value(i * step * channels, lanes));
   } else if (step == 1) {
     int64_t i = 0;
-    for (; i + N <= count; i += N) store(dst + i, vload(src + i));
-    if (i < count) store_n(dst + i, vload_n(src + i, static_cast<int>(count - i)), static_cast<int>(count - i));
+    for (; i + N <= count; i += N) store(dst + i, value(i, N));
+    if (i < count) store_n(dst + i, value(i, static_cast<int>(count - i)), static_cast<int>(count - i));
   } else {
-    for (int64_t i = 0; i < count; ++i) {
-      V<T> v;
-      load_n(v, src + i * step, 1);
-      store_n(dst + i, v, 1);
-    }
+    for (int64_t i = 0; i < count; ++i) store_n(dst + i, value(i * step, 1), 1);
   }
 }
 
-// The inverse of pack.
+// Consecutive elements of src to every `step`-th pixel of dst.
 template <class T, bool CL>
 void unpack(const Acc<T>* src, T* dst, int64_t channels, int64_t step, int64_t count, int lanes) {
   constexpr int N = V<T>::N;
@@ -115,307 +123,227 @@ void unpack(const Acc<T>* src, T* dst, int64_t channels, int64_t step, int64_t c
   }
 }
 
-// ---- dweight -------------------------------------------------------------------------------------------------------------
-
-// sums[t] += sum_f g[f] * x[off[t] + f] for kTaps taps; length is a multiple of kUnroll vectors.
-template <class T, int kTaps>
-void correlate(const Acc<T>* g, const Acc<T>* x, const int64_t* off, int64_t length, Acc<T>* sums) {
-  using A = Acc<T>;
-  constexpr int N = V<T>::N;
-  V<T> acc[kTaps];
-#pragma GCC unroll 32
-  for (int t = 0; t < kTaps; ++t) acc[t] = V<T>(A(0));
-  for (int64_t f = 0; f < length; f += kUnroll * N) {
-    V<T> gv[kUnroll];
-#pragma GCC unroll 8
-    for (int u = 0; u < kUnroll; ++u) load(gv[u], g + f + u * N);
-#pragma GCC unroll 32
-    for (int t = 0; t < kTaps; ++t) {
-      const A* p = x + off[t] + f;
-#pragma GCC unroll 8
-      for (int u = 0; u < kUnroll; ++u) acc[t] = fma(gv[u], vload<A>(p + u * N), acc[t]);
-    }
-  }
-#pragma GCC unroll 32
-  for (int t = 0; t < kTaps; ++t) store(sums + t * N, vload<A>(sums + t * N) + acc[t]);
-}
-
-// The same for any number of taps, as many at a time as there are registers.
-template <class T>
-void correlate_all(const Acc<T>* g, const Acc<T>* x, const int64_t* off, int taps, int64_t length, Acc<T>* sums) {
-  constexpr int N = V<T>::N, kMost = N == 16 ? 25 : 9;
-  int t = 0;
-  for (; taps - t >= kMost; t += kMost) correlate<T, kMost>(g, x, off + t, length, sums + t * N);
-  for (; taps - t >= 9; t += 9) correlate<T, 9>(g, x, off + t, length, sums + t * N);
-  for (; taps - t >= 3; t += 3) correlate<T, 3>(g, x, off + t, length, sums + t * N);
-  for (; t < taps; ++t) correlate<T, 1>(g, x, off + t, length, sums + t * N);
-}
-
-// Scratch planes for a run of output rows of one (n, channel group), and the sums over them.
+// Scratch planes for runs of up to `rows` step rows of one (n, channel group).
 template <class T, bool CL>
-class WeightSums {
+class Task {
   using A = Acc<T>;
-  static constexpr int N = V<T>::N, E = Layout<T, CL>::kLanes;
+  using P = Planes<T, CL>;
+  static constexpr int N = V<T>::N, E = P::kLanes;
+  static constexpr bool kDirect = CL && N > 1;
 
  public:
-  WeightSums(const DwConvShape& s, int64_t rows)
-      : ax_(s),
-        in_{s.C, s.H, s.W},
-        out_{s.C, s.P, s.Q},
-        pitch_(pitch(ax_.w)),
-        x_rows_(rows + ax_.h.reach()),
-        g_size_(round_up(rows * pitch_ * E, kUnroll * N)),
-        x_size_(round_up((x_rows_ * pitch_ + ax_.w.reach()) * E, 16) + kUnroll * N),
-        g_(zeros<A>(g_size_)),
-        x_(zeros<A>(x_size_ * ax_.h.stride * ax_.w.stride)) {
-    for (int i = 0; i < ax_.h.k; ++i)
-      for (int j = 0; j < ax_.w.k; ++j)
-        off_.push_back((ax_.h.phase(i) * ax_.w.stride + ax_.w.phase(j)) * x_size_ +
-                       (ax_.h.offset(i) * pitch_ + ax_.w.offset(j)) * E);
-  }
-
-  // Elements from one row of a plane to the next: the padding right of a row is the padding left of the next if it fits.
-  static int64_t pitch(const Axis& w) {
-    const int64_t all = w.out + w.reach();
-    const int64_t tight = std::max(w.out, std::min(all, ceil_div(w.before + w.in, w.stride)));
-    return all - tight <= w.first() ? tight : all;
-  }
-
-  // sums [taps][N] += products of output rows [p0, p1).
-  void add(const T* grad, const T* x, int64_t n, int64_t group, int64_t p0, int64_t p1, A* sums) {
-    const int lanes = out_.lanes(group);
-    for (int64_t p = p0; p < p1; ++p)
-      pack<T, CL>(out_.row(grad, n, group, p), out_.channels, 1, ax_.w.out, lanes, g_.get() + (p - p0) * pitch_ * E);
-    const int64_t g_end = (p1 - p0) * pitch_ * E, length = round_up(g_end, kUnroll * N);
-    std::fill(g_.get() + g_end, g_.get() + length, A(0));
-    const int64_t rows = p1 - p0 + ax_.h.reach(), columns = std::min(pitch_, ax_.w.out + ax_.w.reach());
-    for (int a = 0; a < ax_.h.stride; ++a)
-      for (int b = 0; b < ax_.w.stride; ++b) {
-        A* plane = x_.get() + (a * ax_.w.stride + b) * x_size_;
-        const int64_t l0 = std::max<int64_t>(0, ceil_div(ax_.w.before - b, ax_.w.stride));
-        const int64_t l1 = std::min(columns, ceil_div(ax_.w.before + ax_.w.in - b, ax_.w.stride));
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t y = (p0 + r) * ax_.h.stride + a - ax_.h.before;
-          A* row = plane + r * pitch_ * E;
-          if (y < 0 || y >= ax_.h.in) {
-            std::fill(row, row + pitch_ * E, A(0));
-          } else if (l0 < l1) {
-            const int64_t z = l0 * ax_.w.stride + b - ax_.w.before;
-            pack<T, CL>(in_.row(x, n, group, y) + z * (CL ? in_.channels : 1), in_.channels, ax_.w.stride, l1 - l0,
-                        lanes, row + l0 * E);
-          }
-        }
-        // What an earlier, longer unit left behind must not meet the zeros of du: it might be infinite.
-        std::fill(plane + rows * pitch_ * E, plane + x_size_, A(0));
-      }
-    correlate_all<T>(g_.get(), x_.get(), off_.data(), ax_.taps(), length, sums);
-  }
-
- private:
-  Axes ax_;
-  Layout<T, CL> in_, out_;
-  int64_t pitch_, x_rows_, g_size_, x_size_;
-  std::unique_ptr<A[], Free> g_, x_;
-  std::vector<int64_t> off_;
-};
-
-template <class T, bool CL>
-void grad_weight(const DwConvBackwardArgs& a) {
-  using A = Acc<T>;
-  constexpr int N = V<T>::N, E = Layout<T, CL>::kLanes;
-  const DwConvShape& s = a.shape;
-  const Axes ax(s);
-  const int taps = ax.taps();
-  A* out = static_cast<A*>(a.out);
-  if (s.N * s.P * s.Q == 0) return std::fill(out, out + s.C * taps, A(0));
-  const int64_t pitch = WeightSums<T, CL>::pitch(ax.w) * E * int64_t(sizeof(A));
-  const int64_t rows =
-      std::clamp<int64_t>(kScratch / (pitch * (1 + s.sh * s.sw)) - ax.h.reach(), std::min<int64_t>(s.P, 4), s.P);
-  const int64_t chunks = ceil_div(s.P, rows), units = s.N * chunks;  // a unit: `rows` output rows of one image
-  const int64_t groups = Layout<T, CL>{s.C, s.H, s.W}.groups();
-  // Units are dealt to a number of strips that depends on sizes only, so that sums never depend on the threads.
-  const int64_t strips =
-      std::min(units, std::clamp<int64_t>(s.N * s.P * s.Q / 512, 1, std::max<int64_t>(1, 32 / groups)));
-  const int64_t padded = groups * E;
-  std::unique_ptr<A[], Free> partial = zeros<A>(strips * padded * taps);  // [strip][group][tap][E]
-  const int64_t work = ceil_div(s.N * s.P * s.Q, strips) * E * taps;
-  parallel(a.pool, strips * groups, ceil_div(kTaskWork, work), [&](int64_t begin, int64_t end) {
-    WeightSums<T, CL> sums(s, rows);
-    std::unique_ptr<A[], Free> total = zeros<A>(taps * N);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t strip = task / groups, group = task % groups;
-      std::fill(total.get(), total.get() + taps * N, A(0));
-      for (int64_t u = units * strip / strips; u < units * (strip + 1) / strips; ++u) {
-        const int64_t p0 = u % chunks * rows;
-        sums.add(static_cast<const T*>(a.grad), static_cast<const T*>(a.x), u / chunks, group, p0,
-                 std::min(p0 + rows, s.P), total.get());
-      }
-      A* to = partial.get() + task * taps * E;
-      for (int t = 0; t < taps; ++t) {
-        if constexpr (CL) store(to + t * N, vload<A>(total.get() + t * N));
-        else to[t] = sum(vload<A>(total.get() + t * N));
-      }
-    }
-  });
-  for (int64_t c = 0; c < s.C; ++c)
-    for (int t = 0; t < taps; ++t) {
-      A v = 0;
-      for (int64_t i = 0; i < strips; ++i) v += partial[((i * groups + c / E) * taps + t) * E + c % E];
-      out[c * taps + t] = v;
-    }
-}
-
-// ---- dx ------------------------------------------------------------------------------------------------------------------
-
-// out[f] = sum_t w[t] * g[off[t] + f]; w holds a vector per tap (kVector) or a number.  length: a multiple of kUnroll vectors.
-template <class T, bool kVector>
-void convolve(const Acc<T>* g, const Acc<T>* w, const int64_t* off, int taps, int64_t length, Acc<T>* out) {
-  using A = Acc<T>;
-  constexpr int N = V<T>::N;
-  for (int64_t f = 0; f < length; f += kUnroll * N) {
-    V<T> acc[kUnroll];
-#pragma GCC unroll 8
-    for (int u = 0; u < kUnroll; ++u) acc[u] = V<T>(A(0));
-    for (int t = 0; t < taps; ++t) {
-      const V<T> wv = kVector ? vload<A>(w + t * N) : V<T>(w[t]);
-      const A* p = g + off[t] + f;
-#pragma GCC unroll 8
-      for (int u = 0; u < kUnroll; ++u) acc[u] = fma(wv, vload<A>(p + u * N), acc[u]);
-    }
-#pragma GCC unroll 8
-    for (int u = 0; u < kUnroll; ++u) store(out + f + u * N, acc[u]);
-  }
-}
-
-// Scratch planes for a run of step rows of one (n, channel group) of dx.
-template <class T, bool CL>
-class InputRows {
-  using A = Acc<T>;
-  static constexpr int N = V<T>::N, E = Layout<T, CL>::kLanes;
-
- public:
-  InputRows(const DwConvShape& s, int64_t rows)
-      : ax_(s),
-        in_{s.C, s.H, s.W},
-        out_{s.C, s.P, s.Q},
-        q0_(ax_.w.first() - ax_.w.reach()),
-        pitch_(pitch(ax_.w)),
-        out_size_(round_up(rows * pitch_ * E, kUnroll * N)),
-        g_(zeros<A>(round_up(((rows + ax_.h.reach()) * pitch_ + ax_.w.reach()) * E, 16) + kUnroll * N)),
-        dx_(zeros<A>(out_size_)),
-        w_(zeros<A>(ax_.taps() * E)) {
-    // taps in the order of their phases
-    for (int a = 0; a < ax_.h.stride; ++a)
-      for (int b = 0; b < ax_.w.stride; ++b) {
+  Task(const DwConvBackwardArgs& a, int64_t rows)
+      : a_(a),
+        h_(axis_h(a.shape)),
+        w_(axis_w(a.shape)),
+        in_{a.shape.C, a.shape.H, a.shape.W},
+        out_{a.shape.C, a.shape.P, a.shape.Q},
+        pitch_(w_.pitch()),
+        direct_(kDirect && h_.dilation == 1 && w_.dilation == 1),
+        g_size_(round_up(((rows + h_.reach()) * pitch_ + w_.reach()) * E, 16) + kUnroll * N),
+        g_(zeros<A>(g_size_)) {
+    // taps in the order of their phases, within a phase in that of their offsets
+    for (int a = 0; a < h_.stride; ++a)
+      for (int b = 0; b < w_.stride; ++b) {
         begin_.push_back(static_cast<int>(tap_.size()));
-        for (int i = 0; i < ax_.h.k; ++i)
-          for (int j = 0; j < ax_.w.k; ++j)
-            if (ax_.h.phase(i) == a && ax_.w.phase(j) == b) {
-              tap_.push_back(i * ax_.w.k + j);
-              off_.push_back(((ax_.h.reach() - ax_.h.offset(i)) * pitch_ + ax_.w.reach() - ax_.w.offset(j)) * E);
+        for (int i = 0; i < h_.k; ++i)
+          for (int j = 0; j < w_.k; ++j)
+            if (h_.phase(i) == a && w_.phase(j) == b) {
+              tap_.push_back(i * w_.k + j);
+              off_.push_back(((h_.reach() - h_.offset(i)) * pitch_ + w_.reach() - w_.offset(j)) * E);
             }
       }
     begin_.push_back(static_cast<int>(tap_.size()));
+    for (int b = 0; b < w_.stride; ++b) direct_ = direct_ && (w_.taps(b) == 0 || with_taps_w(w_.taps(b), [](auto) {}));
+    if (a.dx) weight_ = zeros<A>(tap_.size() * E);
+    if (a.dweight) sums_ = zeros<A>(tap_.size() * N);
   }
 
-  static int64_t pitch(const Axis& w) {
-    const int64_t q0 = w.first() - w.reach(), q1 = w.first() + w.steps();
-    return q1 - q0 - std::max<int64_t>(0, std::min(-q0, q1 - w.out));
-  }
+  static Axis axis_h(const DwConvShape& s) { return {s.H, s.P, s.top, s.kh, s.sh, s.dh}; }
+  static Axis axis_w(const DwConvShape& s) { return {s.W, s.Q, s.left, s.kw, s.sw, s.dw}; }
 
-  void set_weight(const T* weight, int64_t group) {
-    if (group == group_) return;
+  void begin(int64_t group) {
     group_ = group;
-    for (size_t t = 0; t < tap_.size(); ++t)
-      for (int e = 0; e < out_.lanes(group); ++e) {
-        V<T> v;
-        load_n(v, weight + (group * E + e) * ax_.taps() + tap_[t], 1);
-        store_n(w_.get() + t * E + e, v, 1);
+    lanes_ = out_.lanes(group);
+    if (a_.dweight) std::fill(sums_.get(), sums_.get() + tap_.size() * N, A(0));
+    if (a_.dx)
+      for (size_t t = 0; t < tap_.size(); ++t)
+        for (int e = 0; e < lanes_; ++e) {
+          V<T> v;
+          load_n(v, static_cast<const T*>(a_.weight) + (group * E + e) * h_.k * w_.k + tap_[t], 1);
+          store_n(weight_.get() + t * E + e, v, 1);
+        }
+  }
+
+  // dx of step rows [r0, r1) of image n, counted from the first that holds input; adds their share to the sums.
+  void run(int64_t n, int64_t r0, int64_t r1) {
+    pack_grad(n, r0, r1);
+    for (int a = 0; a < h_.stride; ++a)
+      for (int b = 0; b < w_.stride; ++b) {
+        const int phase = a * w_.stride + b, taps = begin_[phase + 1] - begin_[phase];
+        const int64_t y0 = std::max(h_.begin(a), r0), y1 = std::min(h_.end(a), r1);
+        if (y0 >= y1 || w_.begin(b) >= w_.end(b)) continue;
+        if constexpr (kDirect)
+          if (direct_ && taps > 0) {
+            direct(n, a, b, r0, y0, y1, begin_[phase]);
+            continue;
+          }
+        flat(n, a, b, r0, r1, y0, y1, begin_[phase], taps);
       }
   }
 
-  // dx of step rows [r0, r1), counted from the first that holds input.
-  void write(const T* grad, T* dx, int64_t n, int64_t group, int64_t r0, int64_t r1) {
-    const int lanes = out_.lanes(group);
-    const int64_t rows = r1 - r0 + ax_.h.reach();
-    const int64_t c0 = std::max<int64_t>(0, -q0_), c1 = std::min(ax_.w.out - q0_, pitch_);
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t p = ax_.h.first() + r0 - ax_.h.reach() + r;
-      A* row = g_.get() + r * pitch_ * E;
-      if (p < 0 || p >= ax_.h.out) {
-        std::fill(row, row + pitch_ * E, A(0));
-      } else if (c0 < c1) {
-        pack<T, CL>(out_.row(grad, n, group, p) + (q0_ + c0) * (CL ? out_.channels : 1), out_.channels, 1, c1 - c0,
-                    lanes, row + c0 * E);
-      }
+  // [C][taps] of this group, from the sums
+  void end(A* dweight) const {
+    for (size_t t = 0; t < tap_.size(); ++t) {
+      const A* s = sums_.get() + t * N;
+      if constexpr (CL)
+        for (int e = 0; e < lanes_; ++e) dweight[(group_ * E + e) * tap_.size() + tap_[t]] = s[e];
+      else dweight[group_ * tap_.size() + tap_[t]] = sum(vload<A>(s));
     }
-    // Beyond the last row a few elements are read into results that nobody keeps, or as padding of the last row: zeros.
-    A* end = g_.get() + rows * pitch_ * E;
-    std::fill(end, end + ax_.w.reach() * E, A(0));
-    const int64_t length = round_up((r1 - r0) * pitch_ * E, kUnroll * N);
-    for (int a = 0; a < ax_.h.stride; ++a)
-      for (int b = 0; b < ax_.w.stride; ++b) {
-        const int t0 = begin_[a * ax_.w.stride + b], t1 = begin_[a * ax_.w.stride + b + 1];
-        convolve<T, CL>(g_.get(), w_.get() + t0 * E, off_.data() + t0, t1 - t0, length, dx_.get());
-        const int64_t first = ax_.w.first(), l0 = std::max(first, ceil_div(ax_.w.before - b, ax_.w.stride));
-        const int64_t l1 = ceil_div(ax_.w.before + ax_.w.in - b, ax_.w.stride);
-        const int64_t z = l0 * ax_.w.stride + b - ax_.w.before;
-        for (int64_t r = r0; r < r1; ++r) {
-          const int64_t y = (ax_.h.first() + r) * ax_.h.stride + a - ax_.h.before;
-          if (y < 0 || y >= ax_.h.in || l0 >= l1) continue;
-          unpack<T, CL>(dx_.get() + ((r - r0) * pitch_ + l0 - first) * E,
-                        in_.row(dx, n, group, y) + z * (CL ? in_.channels : 1), in_.channels, ax_.w.stride, l1 - l0,
-                        lanes);
-        }
-      }
   }
 
  private:
-  Axes ax_;
-  Layout<T, CL> in_, out_;
-  int64_t q0_, pitch_, out_size_, group_ = -1;
-  std::unique_ptr<A[], Free> g_, dx_, w_;
+  // Row r of the plane is du's row first + r0 - reach + r, with zeros around.
+  void pack_grad(int64_t n, int64_t r0, int64_t r1) {
+    const int64_t rows = r1 - r0 + h_.reach(), p0 = h_.first() + r0 - h_.reach(), q0 = w_.first() - w_.reach();
+    const int64_t c0 = std::max<int64_t>(0, -q0), c1 = std::min(w_.out - q0, pitch_);
+    for (int64_t r = 0; r < rows; ++r) {
+      A* row = g_.get() + r * pitch_ * E;
+      if (p0 + r < 0 || p0 + r >= h_.out) std::fill(row, row + pitch_ * E, A(0));
+      else if (c0 < c1) pack_grad_row(out_.at(n, group_, p0 + r, q0 + c0), c1 - c0, row + c0 * E);
+    }
+    // Beyond the last row: padding of that row, and what meets zeros of x and so must not be infinite.
+    std::fill(g_.get() + rows * pitch_ * E, g_.get() + g_size_, A(0));
+  }
+
+  void pack_grad_row(int64_t at, int64_t count, A* dst) const {
+    const T* grad = static_cast<const T*>(a_.grad) + at;
+    if (!a_.bn) {
+      return pack<T, CL>(out_.channels, 1, count, lanes_, dst,
+                         [&](int64_t i, int lanes)
+                             __attribute__((always_inline)) { return load_lanes(grad + i, lanes == N, lanes); });
+    }
+    const T* u = static_cast<const T*>(a_.bn->u) + at;
+    auto channel = [&](const void* v) {
+      const A* p = static_cast<const A*>(v) + group_ * E;
+      return CL ? vload_n<A>(p, lanes_) : V<T>(*p);
+    };
+    const V<T> scale = channel(a_.bn->scale), shift = channel(a_.bn->shift), slope(static_cast<A>(a_.bn->slope));
+    const V<T> ca = channel(a_.bn->a), cb = channel(a_.bn->b), cd = channel(a_.bn->d);
+    with_act(a_.bn->act, [&](auto act) {
+      pack<T, CL>(out_.channels, 1, count, lanes_, dst, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        const V<T> uv = load_lanes(u + i, lanes == N, lanes);
+        const V<T> slope_there = activate_grad<act()>(fma(uv, scale, shift), slope);
+        return fma(ca, load_lanes(grad + i, lanes == N, lanes) * slope_there, fma(cb, uv, cd));
+      });
+    });
+  }
+
+  // Phase (a, b), step rows [y0, y1): through planes of x and dx with the pitch of du's.
+  void flat(int64_t n, int a, int b, int64_t r0, int64_t r1, int64_t y0, int64_t y1, int first, int taps) {
+    const int64_t length = round_up((r1 - r0) * pitch_ * E, kUnroll * N);
+    const int64_t l0 = w_.begin(b), l1 = w_.end(b), z = w_.position(b, l0), step = w_.stride;
+    if (!plane_) plane_ = zeros<A>(g_size_);
+    A* plane = plane_.get();
+    if (a_.dx) {
+      convolve_flat<T, CL>(g_.get(), weight_.get() + first * E, off_.data() + first, taps, length, plane);
+      for (int64_t r = y0; r < y1; ++r)
+        unpack<T, CL>(plane + ((r - r0) * pitch_ + l0) * E,
+                      static_cast<T*>(a_.dx) + in_.at(n, group_, h_.position(a, r), z), in_.channels, step, l1 - l0,
+                      lanes_);
+    }
+    if (a_.dweight && taps > 0) {
+      std::fill(plane, plane + ((y0 - r0) * pitch_ + l0) * E, A(0));
+      for (int64_t r = y0; r < y1; ++r) {
+        A* row = plane + (r - r0) * pitch_ * E;
+        const T* x = static_cast<const T*>(a_.x) + in_.at(n, group_, h_.position(a, r), z);
+        pack<T, CL>(in_.channels, step, l1 - l0, lanes_, row + l0 * E,
+                    [&](int64_t i, int lanes)
+                        __attribute__((always_inline)) { return load_lanes(x + i, lanes == N, lanes); });
+        std::fill(row + l1 * E, r + 1 < y1 ? row + (pitch_ + l0) * E : plane + length, A(0));
+      }
+      correlate_flat<T>(plane, g_.get(), off_.data() + first, taps, length, sums_.get() + first * N);
+    }
+  }
+
+  // The same on x and dx in place; the taps of the phase are neighbours.
+  void direct(int64_t n, int a, int b, int64_t r0, int64_t y0, int64_t y1, int first) {
+    const int64_t at = in_.at(n, group_, h_.position(a, y0), w_.position(b, w_.begin(b)));
+    const Pixels pixels{y1 - y0, w_.end(b) - w_.begin(b), h_.stride * in_.width * in_.channels,
+                        w_.stride * in_.channels, lanes_};
+    const int taps_h = h_.taps(a);
+    with_taps_w(w_.taps(b), [&](auto taps_w) {
+      // du where the first pixel meets the last tap of the first row of taps
+      const A* g = g_.get() + ((y0 - r0 + h_.reach()) * pitch_ + w_.begin(b) + w_.reach() - (taps_w() - 1)) * E;
+      if (a_.dx)
+        convolve_direct<T, taps_w()>(static_cast<T*>(a_.dx) + at, pixels, taps_h, g, pitch_ * E,
+                                     weight_.get() + first * E);
+      if (a_.dweight)
+        correlate_direct<T, taps_w()>(static_cast<const T*>(a_.x) + at, pixels, taps_h, g, pitch_ * E,
+                                      sums_.get() + first * N);
+    });
+  }
+
+  const DwConvBackwardArgs& a_;
+  const Axis h_, w_;
+  const P in_, out_;
+  const int64_t pitch_;
+  bool direct_;
+  int64_t g_size_, group_ = 0;
+  int lanes_ = E;
+  Scratch<A> g_, plane_, weight_, sums_;
   std::vector<int> begin_, tap_;
   std::vector<int64_t> off_;
 };
 
 template <class T, bool CL>
-void grad_input(const DwConvBackwardArgs& a) {
+void backward(const DwConvBackwardArgs& a) {
   using A = Acc<T>;
-  constexpr int E = Layout<T, CL>::kLanes;
   const DwConvShape& s = a.shape;
-  const Axes ax(s);
-  if (s.N * s.H * s.W == 0) return;
-  const int64_t pitch = InputRows<T, CL>::pitch(ax.w) * E * int64_t(sizeof(A)), steps = ax.h.steps();
-  const int64_t rows = std::clamp<int64_t>(kScratch / (2 * pitch) - ax.h.reach(), std::min<int64_t>(steps, 4), steps);
-  const int64_t chunks = ceil_div(steps, rows), groups = Layout<T, CL>{s.C, s.H, s.W}.groups();
-  const int64_t work = s.H * s.W * E * ax.taps() / (chunks * s.sh * s.sw) + 1;
-  parallel(a.pool, s.N * chunks * groups, ceil_div(kTaskWork, work), [&](int64_t begin, int64_t end) {
-    InputRows<T, CL> scratch(s, rows);
-    for (int64_t task = begin; task < end; ++task) {
-      // NCHW goes through memory in order.  channels_last: likewise, all channels of some rows before the next rows.
-      const int64_t chunk = CL ? task / groups % chunks : task % chunks,
-                    group = CL ? task % groups : task / chunks % groups;
-      scratch.set_weight(static_cast<const T*>(a.weight), group);
-      scratch.write(static_cast<const T*>(a.grad), static_cast<T*>(a.out), task / (groups * chunks), group,
-                    chunk * rows, std::min((chunk + 1) * rows, steps));
+  const Axis h = Task<T, CL>::axis_h(s), w = Task<T, CL>::axis_w(s);
+  const int64_t taps = int64_t(s.kh) * s.kw, size = s.C * taps;
+  A* dweight = static_cast<A*>(a.dweight);
+  if (s.N * s.C * s.H * s.W == 0) {
+    if (dweight) std::fill(dweight, dweight + size, A(0));
+    return;
+  }
+  constexpr int E = Planes<T, CL>::kLanes;
+  const int64_t steps = h.steps(), row = w.pitch() * E * static_cast<int64_t>(sizeof(A));
+  const int64_t rows = std::clamp<int64_t>(kScratch / row - h.reach(), std::min<int64_t>(steps, 4), steps);
+  const int64_t chunks = ceil_div(steps, rows), units = s.N * chunks;  // a unit: up to `rows` step rows of one image
+  const int64_t groups = Planes<T, CL>{s.C, s.H, s.W}.groups();
+  // dweight is summed over runs of units whose number depends on the sizes only, so sums never depend on the threads.
+  const int64_t runs =
+      dweight ? std::min(units, std::clamp<int64_t>(s.N * s.P * s.Q / 512, 1, std::max<int64_t>(1, 32 / groups)))
+              : units;
+  const Scratch<A> partial = dweight && runs > 1 ? zeros<A>(runs * size) : nullptr;  // [run][C][taps]
+  const int64_t work = ceil_div(s.N * s.P * s.Q, runs) * E * taps * ((a.dx != nullptr) + (dweight != nullptr));
+  parallel(a.pool, runs * groups, ceil_div(kTaskWork, std::max<int64_t>(work, 1)), [&](int64_t begin, int64_t end) {
+    Task<T, CL> task(a, rows);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t run = i / groups;
+      task.begin(i % groups);
+      for (int64_t u = units * run / runs; u < units * (run + 1) / runs; ++u) {
+        const int64_t r0 = u % chunks * rows;
+        task.run(u / chunks, r0, std::min(r0 + rows, steps));
+      }
+      if (dweight) task.end(partial ? partial.get() + run * size : dweight);
     }
   });
+  if (partial)
+    for (int64_t i = 0; i < size; ++i) {
+      A v = 0;
+      for (int64_t run = 0; run < runs; ++run) v += partial[run * size + i];
+      dweight[i] = v;
+    }
 }
 
 }  // namespace
 
-void dwconv_grad_weight(const DwConvBackwardArgs& a) {
+void dwconv_backward(const DwConvBackwardArgs& a) {
   with_dtype(a.dtype, [&](auto t) {
     using T = decltype(t);
-    a.shape.channels_last ? grad_weight<T, true>(a) : grad_weight<T, false>(a);
-  });
-}
-
-void dwconv_grad_input(const DwConvBackwardArgs& a) {
-  with_dtype(a.dtype, [&](auto t) {
-    using T = decltype(t);
-    a.shape.channels_last ? grad_input<T, true>(a) : grad_input<T, false>(a);
+    a.shape.channels_last ? backward<T, true>(a) : backward<T, false>(a);
   });
 }
 

@@ -7,7 +7,7 @@ namespace {
 
 using IntList = std::vector<int64_t>;
 
-// grad: [N, C, P, Q]; size: H, W; padding: left, right, top, bottom.
+// grad: [N, C, P, Q]; height, width: of x; padding: left, right, top, bottom.
 DwConvShape shape_of(const Tensor& grad, int64_t height, int64_t width, int64_t kh, int64_t kw, const IntList& stride,
                      const IntList& padding, const IntList& dilation) {
   STD_TORCH_CHECK(
@@ -39,11 +39,10 @@ DwConvShape shape_of(const Tensor& grad, int64_t height, int64_t width, int64_t 
 
 DwConvShape input_shape(const Tensor& grad, const Tensor& weight, const IntList& input_size, const IntList& stride,
                         const IntList& padding, const IntList& dilation) {
-  STD_TORCH_CHECK(input_size.size() == 4 && input_size[0] == grad.size(0) && input_size[1] == grad.size(1) &&
-                      weight.dim() == 4 && weight.size(0) == grad.size(1) && weight.size(1) == 1 &&
-                      weight.is_contiguous() && weight.scalar_type() == grad.scalar_type(),
+  STD_TORCH_CHECK(input_size.size() == 2 && grad.dim() == 4 && weight.dim() == 4 && weight.size(0) == grad.size(1) &&
+                      weight.size(1) == 1 && weight.is_contiguous() && weight.scalar_type() == grad.scalar_type(),
                   "dwconv_grad_input: grad and weight do not match");
-  return shape_of(grad, input_size[2], input_size[3], weight.size(2), weight.size(3), stride, padding, dilation);
+  return shape_of(grad, input_size[0], input_size[1], weight.size(2), weight.size(3), stride, padding, dilation);
 }
 
 DwConvShape weight_shape(const Tensor& grad, const Tensor& x, const IntList& kernel_size, const IntList& stride,
@@ -63,8 +62,8 @@ DwConvShape weight_shape(const Tensor& grad, const Tensor& x, const IntList& ker
 [[maybe_unused]] Tensor dwconv_grad_input_cpu(const Tensor& grad, const Tensor& weight, IntList input_size,
                                               IntList stride, IntList padding, IntList dilation) {
   const DwConvShape s = input_shape(grad, weight, input_size, stride, padding, dilation);
-  Tensor dx = empty(grad, input_size, grad.scalar_type(), s.channels_last);
-  cpu::dwconv_grad_input({dtype_of(grad), s, ptr(grad), nullptr, ptr(weight), mut(dx), torch_pool()});
+  Tensor dx = empty(grad, {s.N, s.C, s.H, s.W}, grad.scalar_type(), s.channels_last);
+  cpu::dwconv_backward({dtype_of(grad), s, ptr(grad), nullptr, nullptr, ptr(weight), mut(dx), nullptr, torch_pool()});
   return dx;
 }
 
@@ -72,7 +71,7 @@ DwConvShape weight_shape(const Tensor& grad, const Tensor& x, const IntList& ker
                                                IntList padding, IntList dilation) {
   const DwConvShape s = weight_shape(grad, x, kernel_size, stride, padding, dilation);
   Tensor dw = empty(x, {s.C, 1, s.kh, s.kw}, acc_type(x));
-  cpu::dwconv_grad_weight({dtype_of(x), s, ptr(grad), ptr(x), nullptr, mut(dw), torch_pool()});
+  cpu::dwconv_backward({dtype_of(x), s, ptr(grad), nullptr, ptr(x), nullptr, nullptr, mut(dw), torch_pool()});
   return dw;
 }
 
