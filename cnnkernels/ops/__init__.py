@@ -1,7 +1,17 @@
 """The ops: one file each, which is the op's whole contract."""
 
 from cnnkernels.ops.activation import activation, mish
+from cnnkernels.ops.channel_shuffle import channel_shuffle, concat_shuffle_split
 from cnnkernels.ops.dwconv_bn_act import dwconv_bn_act
 from cnnkernels.ops.dwconv_bn_act_train import dwconv_bn_act_train
+from cnnkernels.ops.squeeze_excite import squeeze_excite
 
-__all__ = ["activation", "dwconv_bn_act", "dwconv_bn_act_train", "mish"]
+__all__ = [
+    "activation",
+    "channel_shuffle",
+    "concat_shuffle_split",
+    "dwconv_bn_act",
+    "dwconv_bn_act_train",
+    "mish",
+    "squeeze_excite",
+]
