@@ -1,0 +1,27 @@
+// Depthwise convolution with a fused epilogue, and with batch statistics.
+#pragma once
+#include "../math/activation.h"
+#include "../math/dtype.h"
+#include "../math/dwconv_shape.h"
+#include "isa.h"
+#include "parallel.h"
+
+namespace ck::cpu {
+struct DwConvArgs {
+  Dtype dtype;
+  const void* x;
+  const void* weight;  // [C, kh, kw]
+  const void* scale;   // [C] each, float (double for f64); null: 1 and 0
+  const void* shift;
+  const void* residual;  // like y, or null
+  void* y;               // act(scale * u + shift) + residual
+  DwConvShape shape;
+  Act act;
+  double slope;
+  void* mean;  // [C] each, of dwconv_stats only: mean and biased variance of u, unrounded, over N, P and Q
+  void* var;
+  Pool pool;
+};
+}  // namespace ck::cpu
+CK_CPU_KERNEL(dwconv, ck::cpu::DwConvArgs)
+CK_CPU_KERNEL(dwconv_stats, ck::cpu::DwConvArgs)
