@@ -1,4 +1,5 @@
 #include "../../csrc/cuda/dwconv.h"
+#include "../../csrc/cuda/dwconv_backward.h"
 #include "drive.h"
 
 using namespace drive;
@@ -58,6 +59,22 @@ void run(const Sizes& z, bool nhwc) {
   expect("launch", ck::cuda::dwconv(a, nullptr) == cudaSuccess);
   expect_close(name, y, want, eps<T>() * 2);
   if (outputs == 0) return;
+
+  // The gradient towards x of a weighted sum of u, scattered by the definition.
+  Buffer<T> dx(x.n);
+  Buffer<double> want_dx(x.n);
+  want_dx.fill(0);
+  for (int64_t i = 0; i < outputs; ++i) {
+    const int64_t q = nhwc ? i / s.C % s.Q : i % s.Q, p = nhwc ? i / s.C / s.Q % s.P : i / s.Q % s.P;
+    const int64_t c = nhwc ? i % s.C : i / (s.P * s.Q) % s.C, n = i / (s.C * s.P * s.Q);
+    for (int k = 0; k < s.kh * s.kw; ++k) {
+      const int64_t h = p * s.sh - s.top + k / s.kw * s.dh, w = q * s.sw - s.left + k % s.kw * s.dw;
+      if (h >= 0 && h < s.H && w >= 0 && w < s.W)
+        want_dx[at(nhwc, s.C, s.H, s.W, n, c, h, w)] += residual.at(i) * weight.at(c * s.kh * s.kw + k);
+    }
+  }
+  expect("launch", ck::cuda::dwconv_grad_input(DtypeOf<T>::value, residual.data(), weight.data(), dx.data(), s, nullptr) == cudaSuccess);
+  expect_close("grad_input", dx, want_dx, eps<T>() * 2);
 
   a.scale = a.shift = nullptr, a.residual = nullptr, a.y = raw.data(), a.act = ck::Act::identity;
   Buffer<float> partials(ck::cuda::dwconv_stats_workspace(a)), mean(s.C), var(s.C);
