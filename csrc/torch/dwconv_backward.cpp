@@ -1,5 +1,6 @@
 #include "../cpu/dwconv_backward.h"
 
+#include "../cuda/dwconv_backward.h"
 #include "glue.h"
 
 namespace ck::glue {
@@ -75,6 +76,18 @@ DwConvShape weight_shape(const Tensor& grad, const Tensor& x, const IntList& ker
   return dw;
 }
 
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+Tensor dwconv_grad_input_cuda(const Tensor& grad, const Tensor& weight, IntList input_size, IntList stride,
+                              IntList padding, IntList dilation) {
+  const DwConvShape s = input_shape(grad, weight, input_size, stride, padding, dilation);
+  Tensor dx = empty(grad, {s.N, s.C, s.H, s.W}, grad.scalar_type(), s.channels_last);
+  const CudaCall call(grad);
+  check_launch(cuda::dwconv_grad_input(dtype_of(grad), ptr(grad), ptr(weight), mut(dx), s, call.stream),
+               "dwconv_grad_input");
+  return dx;
+}
+#endif
+
 }  // namespace
 
 CK_NATIVE_OPS(m) {
@@ -89,5 +102,9 @@ CK_CPU_IMPL(m) {
   m.impl("dwconv_grad_input", TORCH_BOX(&dwconv_grad_input_cpu));
   m.impl("dwconv_grad_weight", TORCH_BOX(&dwconv_grad_weight_cpu));
 }
+
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+CK_CUDA_IMPL(m) { m.impl("dwconv_grad_input", TORCH_BOX(&dwconv_grad_input_cuda)); }
+#endif
 
 }  // namespace ck::glue

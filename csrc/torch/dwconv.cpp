@@ -1,0 +1,93 @@
+#include "../cuda/dwconv.h"
+
+#include "glue.h"
+
+namespace ck::glue {
+namespace {
+
+using IntList = std::vector<int64_t>;
+
+// padding: left, right, top, bottom.
+DwConvShape shape_of(const Tensor& x, const Tensor& weight, const IntList& stride, const IntList& padding,
+                     const IntList& dilation) {
+  STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4 && weight.size(0) == x.size(1) && weight.size(1) == 1 &&
+                      weight.is_contiguous() && weight.scalar_type() == x.scalar_type(),
+                  "dwconv: x and weight do not match");
+  STD_TORCH_CHECK(stride.size() == 2 && padding.size() == 4 && dilation.size() == 2, "dwconv: bad arguments");
+  const int64_t kh = weight.size(2), kw = weight.size(3);
+  STD_TORCH_CHECK(kh > 0 && kw > 0 && stride[0] > 0 && stride[1] > 0 && dilation[0] > 0 && dilation[1] > 0 &&
+                      padding[0] >= 0 && padding[1] >= 0 && padding[2] >= 0 && padding[3] >= 0,
+                  "dwconv: bad arguments");
+  const int64_t rows = x.size(2) + padding[2] + padding[3] - dilation[0] * (kh - 1);
+  const int64_t columns = x.size(3) + padding[0] + padding[1] - dilation[1] * (kw - 1);
+  STD_TORCH_CHECK(rows > 0 && columns > 0, "dwconv: the kernel does not fit into x");
+  return {x.size(0),
+          x.size(1),
+          x.size(2),
+          x.size(3),
+          (rows - 1) / stride[0] + 1,
+          (columns - 1) / stride[1] + 1,
+          static_cast<int>(kh),
+          static_cast<int>(kw),
+          static_cast<int>(stride[0]),
+          static_cast<int>(stride[1]),
+          static_cast<int>(dilation[0]),
+          static_cast<int>(dilation[1]),
+          static_cast<int>(padding[2]),
+          static_cast<int>(padding[0]),
+          is_channels_last(x)};
+}
+
+Tensor output(const Tensor& x, const DwConvShape& s) {
+  return empty(x, {s.N, s.C, s.P, s.Q}, x.scalar_type(), s.channels_last);
+}
+
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+Tensor dwconv_cuda(const Tensor& x, const Tensor& weight, std::optional<Tensor> scale, std::optional<Tensor> shift,
+                   std::optional<Tensor> residual, IntList stride, IntList padding, IntList dilation, int64_t act,
+                   double slope) {
+  const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
+  for (const auto* t : {&scale, &shift})
+    STD_TORCH_CHECK(!*t || ((*t)->numel() == s.C && (*t)->scalar_type() == acc_type(x)),
+                    "dwconv: scale and shift must be [C] in the accumulation dtype");
+  STD_TORCH_CHECK(!residual || (residual->numel() == s.N * s.C * s.P * s.Q && residual->scalar_type() == x.scalar_type()),
+                  "dwconv: residual must match the output");
+  Tensor y = output(x, s);
+  const CudaCall call(x);
+  const cuda::DwConvArgs a{dtype_of(x), ptr(x), ptr(weight), ptr<float>(scale), ptr<float>(shift), ptr(residual), mut(y), s,
+                           act_of(act), static_cast<float>(slope)};
+  check_launch(cuda::dwconv(a, call.stream), "dwconv");
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cuda(const Tensor& x, const Tensor& weight, IntList stride, IntList padding,
+                                                     IntList dilation) {
+  const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
+  STD_TORCH_CHECK(s.N > 0, "dwconv_stats: nothing to take statistics of");
+  Tensor u = output(x, s), mean = empty(x, {s.C}, ScalarType::Float), var = empty(x, {s.C}, ScalarType::Float);
+  const CudaCall call(x);
+  const cuda::DwConvArgs a{dtype_of(x), ptr(x), ptr(weight), nullptr, nullptr, nullptr, mut(u), s};
+  Tensor partials = empty(x, {cuda::dwconv_stats_workspace(a)}, ScalarType::Float);
+  check_launch(cuda::dwconv_stats(a, mut<float>(partials), mut<float>(mean), mut<float>(var), call.stream), "dwconv_stats");
+  return {u, mean, var};
+}
+#endif
+
+}  // namespace
+
+CK_NATIVE_OPS(m) {
+  m.def(
+      "dwconv(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, Tensor? residual, int[] stride, int[] padding, "
+      "int[] dilation, int act, float slope) -> Tensor");
+  m.def(
+      "dwconv_stats(Tensor x, Tensor weight, int[] stride, int[] padding, int[] dilation) -> (Tensor u, Tensor mean, "
+      "Tensor var)");
+}
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+CK_CUDA_IMPL(m) {
+  m.impl("dwconv", TORCH_BOX(&dwconv_cuda));
+  m.impl("dwconv_stats", TORCH_BOX(&dwconv_stats_cuda));
+}
+#endif
+
+}  // namespace ck::glue
