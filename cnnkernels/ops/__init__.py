@@ -1,7 +1,9 @@
 """The ops: one file each, which is the op's whole contract."""
 
 from cnnkernels.ops.activation import activation, mish
+from cnnkernels.ops.bn_act import bn_act
+from cnnkernels.ops.bn_act_train import bn_act_train
 from cnnkernels.ops.dwconv_bn_act import dwconv_bn_act
 from cnnkernels.ops.dwconv_bn_act_train import dwconv_bn_act_train
 
-__all__ = ["activation", "dwconv_bn_act", "dwconv_bn_act_train", "mish"]
+__all__ = ["activation", "bn_act", "bn_act_train", "dwconv_bn_act", "dwconv_bn_act_train", "mish"]
