@@ -29,8 +29,8 @@ def _triton() -> Any:
 def _check_backward(grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, act: str) -> None:
     _batch_norm.check_input("bn_act_backward", x)
     _check.same_shape("bn_act_backward", "grad", grad, x, "the shape of x,")
-    _check.channel_batch_norm.vector("bn_act_backward", "scale", scale, x, x.shape[1])
-    _check.channel_batch_norm.vector("bn_act_backward", "shift", shift, x, x.shape[1])
+    _check.channel_vector("bn_act_backward", "scale", scale, x, x.shape[1])
+    _check.channel_vector("bn_act_backward", "shift", shift, x, x.shape[1])
     _activation.check("bn_act_backward", act)
 
 
@@ -76,8 +76,8 @@ BN_ACT_BACKWARD = Op(
 
 def _check_forward(x: Tensor, scale: Tensor, shift: Tensor, act: str, residual: Tensor | None) -> None:
     _batch_norm.check_input("bn_act", x)
-    _check.channel_batch_norm.vector("bn_act", "scale", scale, x, x.shape[1])
-    _check.channel_batch_norm.vector("bn_act", "shift", shift, x, x.shape[1])
+    _check.channel_vector("bn_act", "scale", scale, x, x.shape[1])
+    _check.channel_vector("bn_act", "shift", shift, x, x.shape[1])
     _activation.check("bn_act", act)
     if residual is not None:
         _check.same_shape("bn_act", "residual", residual, x, "the shape of x,")

@@ -56,8 +56,8 @@ def _check_backward(
 ) -> None:
     _batch_norm.check_input("bn_act_train_backward", x)
     _check.same_shape("bn_act_train_backward", "grad", grad, x, "the shape of x,")
-    _check.channel_batch_norm.vector_or_none("bn_act_train_backward", "mean", mean, x, x.shape[1])
-    _check.channel_batch_norm.vector_or_none("bn_act_train_backward", "var", var, x, x.shape[1])
+    _check.channel_vector("bn_act_train_backward", "mean", mean, x, x.shape[1])
+    _check.channel_vector("bn_act_train_backward", "var", var, x, x.shape[1])
     _batch_norm.check("bn_act_train_backward", x, x.shape[1], bn_weight, bn_bias, eps)
     _activation.check("bn_act_train_backward", act)
 

@@ -126,7 +126,10 @@ __global__ void __launch_bounds__(kBnThreads) bn_flat_kernel(BnData<T> d, int64_
     if (i + N <= n) {
       *reinterpret_cast<Vector*>(d.out + i) = r;
     } else {
-      for (int k = 0; i + k < n; ++k) d.out[i + k] = r.v[k];
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        if (i + k < n) d.out[i + k] = r.v[k];
+      }
     }
   }
 }
@@ -209,7 +212,7 @@ __global__ void __launch_bounds__(kBnThreads)
 // ---- channels_last, every pass -----------------------------------------------------------------------------------------
 // blockIdx.x = row part * column blocks + column block; threadIdx.x = row * TX + vector.
 template <class T, int W, Act A, BnPass P>
-__global__ void __launch_bounds__(kBnThreads)
+__global__ void __launch_bounds__(kBnThreads, 2)
     bn_rows_kernel(BnData<T> d, float* __restrict__ parts, int64_t rows, int64_t C, int tx, int column_blocks,
                    int parts_per_channel) {
   using Vector = Vec<T, W>;
