@@ -85,9 +85,7 @@ def _check_forward(x: Tensor, scale: Tensor, shift: Tensor, act: str, residual: 
 
 def _reference(x: Tensor, scale: Tensor, shift: Tensor, act: str, residual: Tensor | None) -> Tensor:
     acc = _check.acc_dtype(x)
-    y = _activation.reference(
-        x.to(acc) * along_channels(scale.to(acc), x) + along_channels(shift.to(acc), x), act
-    )
+    y = _activation.reference(x.to(acc) * along_channels(scale.to(acc), x) + along_channels(shift.to(acc), x), act)
     if residual is not None:
         y = y + residual.to(acc)
     return y.to(x.dtype).contiguous(memory_format=_layout.memory_format(x))

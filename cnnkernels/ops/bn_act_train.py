@@ -173,7 +173,9 @@ def _native(
     code, slope = _activation.parse(act)
     x = _layout.dense(x)
     r = None if residual is None else _layout.dense_as(residual, x)
-    return ops.bn_act_train(x, _batch_norm.vector_or_none(bn_weight, x), _batch_norm.vector_or_none(bn_bias, x), r, eps, code, slope)
+    return ops.bn_act_train(
+        x, _batch_norm.vector_or_none(bn_weight, x), _batch_norm.vector_or_none(bn_bias, x), r, eps, code, slope
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

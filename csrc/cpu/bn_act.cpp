@@ -18,10 +18,10 @@
 namespace ck::cpu::CK_ISA {
 namespace {
 
-constexpr int64_t kGrain = 16384;                // elements per task: several times the cost of waking a thread
-constexpr int64_t kChunk = 4096;                 // values of one channel between two additions to a double
-constexpr int64_t kGroup = 4096;                 // elements that an element-wise pass takes from x at once: L1
-constexpr int kBlock = F32::N == 16 ? 4 : 2;     // channel vectors; with two sums each they fit 32 or 16 registers
+constexpr int64_t kGrain = 16384;             // elements per task: several times the cost of waking a thread
+constexpr int64_t kChunk = 4096;              // values of one channel between two additions to a double
+constexpr int64_t kGroup = 4096;              // elements that an element-wise pass takes from x at once: L1
+constexpr int kBlock = F32::N == 16 ? 4 : 2;  // channel vectors; with two sums each they fit 32 or 16 registers
 
 template <class T> CK_INLINE V<T> get(const T* p, int n) { return n == V<T>::N ? vload(p) : vload_n(p, n); }
 template <class T> CK_INLINE void put(T* p, V<T> v, int n) {
@@ -102,7 +102,8 @@ CK_INLINE AffineVec<V<T>> channels(const Affine<Acc<T>>& a, int64_t c, int n) {
 // ---- y = act(v) (+ residual) -------------------------------------------------------------------------------------------
 
 template <class T, Act A>
-CK_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t begin, int64_t end, const AffineVec<V<T>>& affine, V<T> slope) {
+CK_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t begin, int64_t end, const AffineVec<V<T>>& affine,
+                         V<T> slope) {
   if (residual) {
     for_vectors<T>(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
       put(y + i, activate<A>(affine(get(x + i, n)), slope) + get(residual + i, n), n);
@@ -115,7 +116,8 @@ CK_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t begin, int
 }
 
 template <class T, Act A>
-void apply_planes(const BnShape& s, const T* x, const T* residual, T* y, const Affine<Acc<T>>& a, V<T> slope, const Pool& pool) {
+void apply_planes(const BnShape& s, const T* x, const T* residual, T* y, const Affine<Acc<T>>& a, V<T> slope,
+                  const Pool& pool) {
   parallel(pool, s.numel(), kGrain, [&](int64_t b, int64_t e) {
     while (b < e) {
       const int64_t plane = b / s.S, end = std::min(e, (plane + 1) * s.S);
@@ -126,7 +128,8 @@ void apply_planes(const BnShape& s, const T* x, const T* residual, T* y, const A
 }
 
 template <class T, Act A>
-void apply_rows(const BnShape& s, const T* x, const T* residual, T* y, const Affine<Acc<T>>& a, V<T> slope, const Pool& pool) {
+void apply_rows(const BnShape& s, const T* x, const T* residual, T* y, const Affine<Acc<T>>& a, V<T> slope,
+                const Pool& pool) {
   constexpr int N = V<T>::N;
   const int64_t C = s.C, group = std::max<int64_t>(1, kGroup / std::max<int64_t>(1, C));
   parallel(pool, s.values(), std::max<int64_t>(1, kGrain / std::max<int64_t>(1, C)), [&](int64_t b, int64_t e) {
@@ -149,8 +152,8 @@ void apply_rows(const BnShape& s, const T* x, const T* residual, T* y, const Aff
 }
 
 // ---- mean and variance -------------------------------------------------------------------------------------------------
-// Each chunk or strip sums x - K and (x - K)^2, K being its own first value: that is within sqrt(values) deviations of
-// the mean, whatever the mean.  Chan's formula joins the parts in double.
+// Each chunk or strip sums x - K and (x - K)^2, K being the mean of its first few values: near its own mean, however far
+// that is from zero.  Chan's formula joins the parts in double.
 
 struct Moments {
   double n = 0, mean = 0, m2 = 0;
@@ -172,7 +175,11 @@ Moments channel_moments(const BnShape& s, const T* x, int64_t c) {
   for_channel(
       s, c,
       [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-        if (n == 0) k = first_lane(vload_n(x + begin, 1)), shift = V<T>(k);
+        if (n == 0) {
+          const int first = static_cast<int>(std::min<int64_t>(V<T>::N, end - begin));
+          k = sum(vload_n(x + begin, first)) / static_cast<Acc<T>>(first);
+          shift = V<T>(k);
+        }
         n += static_cast<double>(end - begin);
         int turn = 0;
         for_vectors<T>(begin, end, [&](int64_t i, int lanes) __attribute__((always_inline)) {
@@ -204,12 +211,14 @@ void row_moments(const BnShape& s, const T* x, Acc<T>* mean, Acc<T>* var, const 
       const A count = static_cast<A>(end - begin);
       A* part = parts.data() + i * 2 * C;
       for_channel_blocks<T>(C, [&](auto vectors, int64_t c, int n) __attribute__((always_inline)) {
+        const int64_t first = std::min<int64_t>(8, end - begin);
         V<T> shift[vectors()], s1[vectors()], s2[vectors()];
         for (int k = 0; k < vectors(); ++k) {
-          shift[k] = get(x + begin * C + c + k * N, n);
-          s1[k] = s2[k] = V<T>(A(0));
+          shift[k] = s1[k] = s2[k] = V<T>(A(0));
+          for (int64_t r = begin; r < begin + first; ++r) shift[k] = shift[k] + get(x + r * C + c + k * N, n);
+          shift[k] = shift[k] * V<T>(A(1) / static_cast<A>(first));
         }
-        for (int64_t r = begin + 1; r < end; ++r) {
+        for (int64_t r = begin; r < end; ++r) {
           for (int k = 0; k < vectors(); ++k) {
             const V<T> d = get(x + r * C + c + k * N, n) - shift[k];
             s1[k] = s1[k] + d;
@@ -267,11 +276,13 @@ CK_INLINE GradVec<V<T>> broadcast(const GradAffine<Acc<T>>& a, int64_t c) {
 template <class T, Pass P>
 CK_INLINE GradVec<V<T>> channels(const GradAffine<Acc<T>>& a, int64_t c, int n) {
   const V<T> zero(Acc<T>(0));
-  return {channels<T>(a, c, n), P == Pass::batch ? get(a.slant + c, n) : zero, P == Pass::batch ? get(a.offset + c, n) : zero};
+  return {channels<T>(a, c, n), P == Pass::batch ? get(a.slant + c, n) : zero,
+          P == Pass::batch ? get(a.offset + c, n) : zero};
 }
 
 template <class T, Act A, Pass P>
-CK_INLINE void grad_vector(const T* grad, const T* x, T* dx, int64_t i, int n, const GradVec<V<T>>& a, V<T> slope, V<T>& s0, V<T>& s1) {
+CK_INLINE void grad_vector(const T* grad, const T* x, T* dx, int64_t i, int n, const GradVec<V<T>>& a, V<T> slope,
+                           V<T>& s0, V<T>& s1) {
   const V<T> d = get(x + i, n) - a.affine.mean;
   const V<T> g = get(grad + i, n) * activate_grad<A>(fma(d, a.affine.scale, a.affine.shift), slope);
   if constexpr (P != Pass::batch) s0 = s0 + g, s1 = fma(g, d, s1);
@@ -285,7 +296,8 @@ struct Sums {
 };
 
 template <class T, Act A, Pass P>
-Sums<double> grad_channel(const BnShape& s, const T* grad, const T* x, T* dx, int64_t c, const GradAffine<Acc<T>>& a, V<T> slope) {
+Sums<double> grad_channel(const BnShape& s, const T* grad, const T* x, T* dx, int64_t c, const GradAffine<Acc<T>>& a,
+                          V<T> slope) {
   const V<T> zero(Acc<T>(0));
   const GradVec<V<T>> vec = broadcast<T, P>(a, c);
   V<T> s0 = zero, s1 = zero;
@@ -304,7 +316,8 @@ Sums<double> grad_channel(const BnShape& s, const T* grad, const T* x, T* dx, in
 }
 
 template <class T, Act A, Pass P>
-std::vector<Sums<double>> grad_rows(const BnShape& s, const T* grad, const T* x, T* dx, const GradAffine<Acc<T>>& a, V<T> slope, const Pool& pool) {
+std::vector<Sums<double>> grad_rows(const BnShape& s, const T* grad, const T* x, T* dx, const GradAffine<Acc<T>>& a,
+                                    V<T> slope, const Pool& pool) {
   constexpr int N = V<T>::N;
   const Strips strips(s);
   const int64_t C = s.C;
@@ -366,9 +379,12 @@ void bn_act_backward(const BnActBackwardArgs& a) {
     const T *grad = static_cast<const T*>(a.grad), *x = static_cast<const T*>(a.x);
     T* dx = static_cast<T*>(a.dx);
     A *dscale = static_cast<A*>(a.dscale), *dshift = static_cast<A*>(a.dshift);
-    const GradAffine<A> affine{{nullptr, static_cast<const A*>(a.scale), static_cast<const A*>(a.shift)}, nullptr, nullptr};
+    const GradAffine<A> affine{
+        {nullptr, static_cast<const A*>(a.scale), static_cast<const A*>(a.shift)}, nullptr, nullptr};
     const V<T> slope(static_cast<A>(a.slope));
-    auto set = [&](int64_t c, const Sums<double>& s) { dshift[c] = static_cast<A>(s.s0), dscale[c] = static_cast<A>(s.s1); };
+    auto set = [&](int64_t c, const Sums<double>& s) {
+      dshift[c] = static_cast<A>(s.s0), dscale[c] = static_cast<A>(s.s1);
+    };
     if (a.shape.channels_last) {
       const auto sums = grad_rows<T, act(), Pass::fixed>(a.shape, grad, x, dx, affine, slope, a.pool);
       for (int64_t c = 0; c < a.shape.C; ++c) set(c, sums[c]);
@@ -455,7 +471,8 @@ void bn_act_train_backward(const BnActTrainBackwardArgs& a) {
     auto set = [&](int64_t c, const Sums<double>& s) {
       const double values = static_cast<double>(std::max<int64_t>(1, a.shape.values())), r = inverse_std(c);
       dbias[c] = static_cast<A>(s.s0), dweight[c] = static_cast<A>(s.s1 * r);
-      slant[c] = static_cast<A>(-scale[c] * r * r * s.s1 / values), offset[c] = static_cast<A>(-scale[c] * s.s0 / values);
+      slant[c] = static_cast<A>(-scale[c] * r * r * s.s1 / values),
+      offset[c] = static_cast<A>(-scale[c] * s.s0 / values);
     };
     if (a.shape.channels_last) {
       for (int64_t c = 0; c < C; ++c) fold(c);

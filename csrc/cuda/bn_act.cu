@@ -17,8 +17,8 @@ int64_t bn_act_workspace(const BnShape& s) {
   return s.numel() ? s.C * (BnTiling(s).parts * int64_t(kPart<BnPass::stats>) + 2) : 0;  // and slant, offset
 }
 
-cudaError_t bn_act_forward(const BnShape& s, const void* x, const float* scale, const float* shift, const void* residual,
-                           void* y, Act act, double slope, cudaStream_t stream) {
+cudaError_t bn_act_forward(const BnShape& s, const void* x, const float* scale, const float* shift,
+                           const void* residual, void* y, Act act, double slope, cudaStream_t stream) {
   if (s.numel() == 0) return cudaSuccess;
   return with_bn_types(s.dtype, act, [&](auto t, auto a) {
     const auto d = data<decltype(t)>(x, residual, y, {nullptr, nullptr, scale, shift, 0.f}, slope);
@@ -78,8 +78,8 @@ cudaError_t bn_act_train_backward(const BnShape& s, const void* grad, const void
   float* parts = s.numel() ? workspace + 2 * s.C : nullptr;
   if (s.numel() == 0) {  // dweight and dbias are zeros
     if (s.C == 0) return cudaSuccess;
-    return launch(bn_grad_kernel<>, dim3(bn_channel_blocks(s.C)), dim3(kBnThreads), 0, stream, parts,
-                  BnParams{}, dweight, dbias, nullptr, nullptr, s.C, 0, 1.f);
+    return launch(bn_grad_kernel<>, dim3(bn_channel_blocks(s.C)), dim3(kBnThreads), 0, stream, parts, BnParams{},
+                  dweight, dbias, nullptr, nullptr, s.C, 0, 1.f);
   }
   return with_bn_types(s.dtype, act, [&](auto t, auto a) {
     using T = decltype(t);
@@ -87,8 +87,8 @@ cudaError_t bn_act_train_backward(const BnShape& s, const void* grad, const void
     d.slant = workspace, d.offset = workspace + s.C;
     cudaError_t e = bn_pass<T, a(), BnPass::sums>(s, tiling, d, parts, stream);
     if (e != cudaSuccess) return e;
-    e = launch(bn_grad_kernel<>, dim3(bn_channel_blocks(s.C)), dim3(kBnThreads), 0, stream, parts, params, dweight, dbias,
-               workspace, workspace + s.C, s.C, tiling.parts, static_cast<float>(s.values()));
+    e = launch(bn_grad_kernel<>, dim3(bn_channel_blocks(s.C)), dim3(kBnThreads), 0, stream, parts, params, dweight,
+               dbias, workspace, workspace + s.C, s.C, tiling.parts, static_cast<float>(s.values()));
     if (e != cudaSuccess) return e;
     return bn_pass<T, a(), BnPass::batch>(s, tiling, d, nullptr, stream);
   });

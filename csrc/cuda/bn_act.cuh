@@ -15,7 +15,7 @@
 
 namespace ck::cuda {
 
-constexpr int kBnThreads = 256;
+constexpr int kBnThreads = 256;  // launch bounds promise 2 blocks per SM, else ptxas spills to reach 4
 constexpr int kFlatVectors = 2;
 constexpr int kValues = 8192;       // 32 per thread: enough loads to hide the latency, enough blocks to fill the device
 constexpr int kRowsPerThread = 16;  // the parameters' loads and the block's reduction are spread over these
@@ -85,7 +85,7 @@ CK_HD float bn_element(float x, float other, BnChannel& c, float slope) {
 // ---- element-wise, NCHW ------------------------------------------------------------------------------------------------
 // Vector i is elements i * N ...; their channel is (element / S) % C.
 template <class T, Act A, BnPass P>
-__global__ void __launch_bounds__(kBnThreads) bn_flat_kernel(BnData<T> d, int64_t n, int64_t S, int64_t C) {
+__global__ void __launch_bounds__(kBnThreads, 2) bn_flat_kernel(BnData<T> d, int64_t n, int64_t S, int64_t C) {
   static_assert(!has_sums(P), "element-wise passes only");
   constexpr int N = 16 / sizeof(T);
   using Vector = Vec<T, N>;
@@ -152,7 +152,7 @@ CK_HD void store_part(float* part, float values, float k, float s0, float s1) {
 // A plane starts anywhere, so it is covered by `slots` aligned 16-byte vectors; those that reach outside it are read
 // element by element.  Slots of all N planes are numbered n * slots + s and dealt to parts in runs of slots_per_part.
 template <class T, Act A, BnPass P>
-__global__ void __launch_bounds__(kBnThreads)
+__global__ void __launch_bounds__(kBnThreads, 2)
     bn_plane_sums_kernel(BnData<T> d, float* __restrict__ parts, int64_t N, int64_t C, int64_t S, int64_t slots,
                          int64_t slots_per_part, int parts_per_channel) {
   constexpr int W = 16 / sizeof(T);
@@ -238,8 +238,7 @@ __global__ void __launch_bounds__(kBnThreads, 2)
       if (with_other) other = *reinterpret_cast<const Vector*>(d.other + i);
 #pragma unroll
       for (int k = 0; k < W; ++k) {
-        out.v[k] = from_f<T>(
-            bn_element<A, P>(to_f(x.v[k]), with_other ? to_f(other.v[k]) : 0.f, channels[k], d.slope));
+        out.v[k] = from_f<T>(bn_element<A, P>(to_f(x.v[k]), with_other ? to_f(other.v[k]) : 0.f, channels[k], d.slope));
       }
       if constexpr (has_output(P)) *reinterpret_cast<Vector*>(d.out + i) = out;
     }
@@ -259,7 +258,8 @@ __global__ void __launch_bounds__(kBnThreads, 2)
         float s0 = 0.f, s1 = 0.f;
         for (int r = 0; r < ty; ++r) s0 += shared[0][r * width + t], s1 += shared[1][r * width + t];
         const float k = P == BnPass::stats ? to_f(d.x[begin * C + channel]) : 0.f;
-        store_part<P>(parts + (channel * parts_per_channel + part) * kPart<P>, static_cast<float>(end - begin), k, s0, s1);
+        store_part<P>(parts + (channel * parts_per_channel + part) * kPart<P>, static_cast<float>(end - begin), k, s0,
+                      s1);
       }
     }
   }
@@ -279,7 +279,7 @@ CK_HD BnMoments join(BnMoments a, BnMoments b) {
 }
 
 template <int kUnused = 0>
-__global__ void __launch_bounds__(kBnThreads)
+__global__ void __launch_bounds__(kBnThreads, 2)
     bn_stats_kernel(const float* __restrict__ parts, float* __restrict__ mean, float* __restrict__ var, int64_t C,
                     int parts_per_channel) {
   const int64_t c = static_cast<int64_t>(blockIdx.x) * (kBnThreads / 32) + threadIdx.x / 32;
@@ -306,7 +306,7 @@ __global__ void __launch_bounds__(kBnThreads)
 // Sums of the parts.  With params.var, what depends on them for BnPass::batch: dweight = sum g * xhat and
 //   dx = scale * (g - dbias / values - xhat * dweight / values),  xhat = (x - mean) / std.
 template <int kUnused = 0>
-__global__ void __launch_bounds__(kBnThreads)
+__global__ void __launch_bounds__(kBnThreads, 2)
     bn_grad_kernel(const float* __restrict__ parts, BnParams params, float* __restrict__ dscale,
                    float* __restrict__ dshift, float* __restrict__ slant, float* __restrict__ offset, int64_t C,
                    int parts_per_channel, float values) {
@@ -374,8 +374,8 @@ cudaError_t bn_pass(const BnShape& s, const BnTiling& t, const BnData<T>& d, flo
   }
   if constexpr (has_sums(P)) {
     const dim3 grid(static_cast<unsigned>(s.C * t.parts));
-    return launch(bn_plane_sums_kernel<T, A, P>, grid, block, 0, stream, d, parts, s.N, s.C, s.S, t.slots, t.slots_per_part,
-                  t.parts);
+    return launch(bn_plane_sums_kernel<T, A, P>, grid, block, 0, stream, d, parts, s.N, s.C, s.S, t.slots,
+                  t.slots_per_part, t.parts);
   } else {
     const dim3 grid(static_cast<unsigned>(ceil_div(s.numel(), int64_t(kBnThreads) * kFlatVectors * (16 / sizeof(T)))));
     return launch(bn_flat_kernel<T, A, P>, grid, block, 0, stream, d, s.numel(), s.S, s.C);

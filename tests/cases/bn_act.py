@@ -37,7 +37,9 @@ def _calls():
 
 
 def _layouts(shape):
-    return LAYOUTS if len(shape) == 4 and 0 not in shape else ("nchw", "sliced", "permuted")
+    if 0 in shape:
+        return ("nchw", "channels_last")
+    return LAYOUTS if len(shape) == 4 else ("nchw", "sliced", "permuted")
 
 
 def _forward(shape, act, residual):
@@ -79,8 +81,8 @@ TRAIN_BACKWARD = [
     Case("bn_act_train_backward", i, _train_backward(s, a), data=(0, 1), layouts=_layouts(s)) for i, s, a, _ in _calls()
 ] + [Case("bn_act_train_backward", "no-affine", _train_backward((2, 3, 5, 7), "silu", affine=False), data=(0, 1))]
 
-# The sums over a channel, and the differences in dx, are of a few thousand values of order 1 in fp32.
-SUMS = {**ELEMENTWISE, torch.float32: (1e-5, 1e-5), torch.float64: (1e-10, 1e-10)}
+# Sums over a channel, in fp32: hundreds to thousands of values of order 1 to 10, of both signs.
+SUMS = {**ELEMENTWISE, torch.float32: (1e-5, 5e-5), torch.float64: (1e-10, 1e-10)}
 # The derivative of a half-precision gradient rounds its own half-precision terms before it adds them up.
 SECOND = {**SUMS, torch.float32: (1e-4, 1e-4), torch.float16: (4e-3, 4e-3), torch.bfloat16: (3e-2, 3e-2)}
 
@@ -132,12 +134,25 @@ TABLE = {
         TRAIN,
         [
             _bad("bn_act_train", "dim", (V, V, V, 1e-5, "relu", None), ValueError, r"x must be \[N, C", _public_train),
-            _bad("bn_act_train", "weight", (X, V[:2], V, 1e-5, "relu", None), ValueError, "bn_weight must be", _public_train),
-            _bad("bn_act_train", "bias", (X, V, V[:2], 1e-5, "relu", None), ValueError, "bn_bias must be", _public_train),
+            _bad(
+                "bn_act_train",
+                "weight",
+                (X, V[:2], V, 1e-5, "relu", None),
+                ValueError,
+                "bn_weight must be",
+                _public_train,
+            ),
+            _bad(
+                "bn_act_train", "bias", (X, V, V[:2], 1e-5, "relu", None), ValueError, "bn_bias must be", _public_train
+            ),
             _bad("bn_act_train", "eps", (X, V, V, -1.0, "relu", None), ValueError, "eps must be >= 0", _public_train),
-            _bad("bn_act_train", "nan", (X, V, V, float("nan"), "relu", None), ValueError, "eps must be", _public_train),
+            _bad(
+                "bn_act_train", "nan", (X, V, V, float("nan"), "relu", None), ValueError, "eps must be", _public_train
+            ),
             _bad("bn_act_train", "act", (X, V, V, 1e-5, "gelu", None), ValueError, "act must be one of", _public_train),
-            _bad("bn_act_train", "residual", (X, V, V, 1e-5, "relu", X[1:]), ValueError, "residual must", _public_train),
+            _bad(
+                "bn_act_train", "residual", (X, V, V, 1e-5, "relu", X[1:]), ValueError, "residual must", _public_train
+            ),
             _bad(
                 "bn_act_train",
                 "one value",
