@@ -139,13 +139,14 @@ def leaves(args):
     ]
 
 
-def gradients(function, args, seed=7):
-    """Gradients of a fixed random functional of the outputs, in fp64, towards every float tensor."""
+def gradients(function, args, dtype, seed=7):
+    """Gradients of a fixed random functional of the outputs, its weights rounded to dtype, towards every float tensor."""
     args = leaves(args)
     outputs = [o for o in tensors(function(*args)) if o.is_floating_point() and o.requires_grad]
     g = torch.Generator().manual_seed(seed)
     weights = [
-        torch.randn(o.shape, generator=g, dtype=torch.float64).to(device=o.device, dtype=o.dtype) for o in outputs
+        torch.randn(o.shape, generator=g, dtype=torch.float64).to(dtype).to(device=o.device, dtype=o.dtype)
+        for o in outputs
     ]
     inputs = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
     return weights, torch.autograd.grad(outputs, inputs, weights, allow_unused=True)
@@ -160,10 +161,10 @@ def test_gradient(device, case, backend, dtype, layout, poison_empty):
     op = _op.REGISTRY[case.op]
     args = case.build(dtype, layout, device)
     with cnnkernels.record_backends() as runs:
-        _, got = gradients(op, args)
+        _, got = gradients(op, args, dtype)
     assert {r.backend for r in runs} == {backend} and not any(r.reason for r in runs), runs
     up, _ = oracle(case, args)
-    _, want = gradients(op.reference, up)
+    _, want = gradients(op.reference, up, dtype)
     for i, (g, w) in enumerate(zip(got, want, strict=True)):
         assert (g is None) == (w is None)
         if g is not None:

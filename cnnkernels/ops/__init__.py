@@ -2,6 +2,8 @@
 
 from cnnkernels.ops.activation import activation, mish
 from cnnkernels.ops.channel_shuffle import channel_shuffle, concat_shuffle_split
+from cnnkernels.ops.bn_act import bn_act
+from cnnkernels.ops.bn_act_train import bn_act_train
 from cnnkernels.ops.dwconv_bn_act import dwconv_bn_act
 from cnnkernels.ops.dwconv_bn_act_train import dwconv_bn_act_train
 from cnnkernels.ops.squeeze_excite import squeeze_excite
@@ -15,3 +17,4 @@ __all__ = [
     "mish",
     "squeeze_excite",
 ]
+__all__ = ["activation", "bn_act", "bn_act_train", "dwconv_bn_act", "dwconv_bn_act_train", "mish"]

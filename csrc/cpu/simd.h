@@ -4,7 +4,8 @@
 //   F64   one double, for the fp64 path that gradcheck needs.                    V<double> = F64
 //
 // load/store convert from and to the element type T, so that one kernel serves fp32, fp16 and bf16 and accumulates in
-// fp32.  load_n/store_n touch the first n elements only (0 <= n <= N) and load zeros for the rest.
+// fp32.  load_n/store_n touch the first n elements only (0 <= n <= N) and load zeros for the rest; keep_n(v, n) is v with
+// zeros after the first n lanes.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -108,6 +109,7 @@ CK_INLINE F64 m_min(F64 a, F64 b) { return a.v < b.v ? a.v : b.v; }
 CK_INLINE F64 m_max(F64 a, F64 b) { return a.v > b.v ? a.v : b.v; }
 CK_INLINE F64 m_where_lt(F64 a, F64 b, F64 y, F64 n) { return a.v < b.v ? y : n; }
 CK_INLINE double sum(F64 a) { return a.v; }
+CK_INLINE F64 keep_n(F64 a, int n) { return n > 0 ? a.v : 0.0; }
 CK_INLINE void load(F64& r, const double* p) { r.v = *p; }
 CK_INLINE void store(double* p, F64 v) { *p = v.v; }
 CK_INLINE void load_n(F64& r, const double* p, int n) { r.v = n > 0 ? *p : 0.0; }
@@ -144,6 +146,7 @@ CK_INLINE F32 m_rcp(F32 a) {  // 14-bit estimate and one Newton step: 1 ulp; an 
   return _mm512_mask_fmadd_ps(r, _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(INFINITY), _CMP_NEQ_UQ), e, r);
 }
 CK_INLINE __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1u); }
+CK_INLINE F32 keep_n(F32 a, int n) { return _mm512_maskz_mov_ps(first(n), a.v); }
 CK_INLINE __m512 widen(__m256i h, Half) { return _mm512_cvtph_ps(h); }
 CK_INLINE __m512 widen(__m256i b, BFloat16) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
@@ -208,6 +211,7 @@ CK_INLINE F32 m_rcp(F32 a) { return _mm256_div_ps(_mm256_set1_ps(1.f), a.v); }
 CK_INLINE __m256i first(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
+CK_INLINE F32 keep_n(F32 a, int n) { return _mm256_and_ps(a.v, _mm256_castsi256_ps(first(n))); }
 CK_INLINE __m256 widen(__m128i h, Half) { return _mm256_cvtph_ps(h); }
 CK_INLINE __m256 widen(__m128i b, BFloat16) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(b), 16));
@@ -275,6 +279,10 @@ CK_INLINE F32 times_two_to(F32 a, F32 n) {
   return a.v * s0 * s1;
 }
 CK_INLINE F32 m_rcp(F32 a) { return F32(1.f) / a; }
+CK_INLINE F32 keep_n(F32 a, int n) {
+  for (int i = 0; i < 4; ++i) a.v[i] = i < n ? a.v[i] : 0.f;
+  return a;
+}
 template <class T> CK_INLINE void load(F32& r, const T* p) {
   for (int i = 0; i < 4; ++i) r.v[i] = to_float(p[i]);
 }

@@ -61,11 +61,12 @@ inline Dtype dtype_of(const Tensor& t) {
   }
 }
 
-// True if t is [N, C, H, W] stored as N, H, W, C and not (also) as N, C, H, W.
+// True if t is [N, C, H, W] stored as N, H, W, C and not (also) as N, C, H, W.  The stride of a size of 1 means nothing.
 inline bool is_channels_last(const Tensor& t) {
   if (t.dim() != 4 || t.is_contiguous()) return false;
   const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
-  return t.stride(1) == 1 && t.stride(3) == c && t.stride(2) == w * c && (t.size(0) <= 1 || t.stride(0) == h * w * c);
+  return (c == 1 || t.stride(1) == 1) && (w == 1 || t.stride(3) == c) && (h == 1 || t.stride(2) == w * c) &&
+         (t.size(0) == 1 || t.stride(0) == h * w * c);
 }
 
 // An uninitialised tensor like x with another shape and/or dtype; 4-d ones take the memory format asked for.

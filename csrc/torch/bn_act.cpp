@@ -1,0 +1,181 @@
+#include "../cpu/bn_act.h"
+
+#include "../cuda/bn_act.h"
+#include "glue.h"
+
+namespace ck::glue {
+namespace {
+
+using std::optional;
+using Two = std::tuple<Tensor, Tensor>;
+using Three = std::tuple<Tensor, Tensor, Tensor>;
+
+BnShape shape_of(const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() >= 2, "bn_act: x must be [N, C, ...]");
+  int64_t spatial = 1;
+  for (int64_t i = 2; i < x.dim(); ++i) spatial *= x.size(i);
+  return {dtype_of(x), x.size(0), x.size(1), spatial, is_channels_last(x) || spatial == 1};
+}
+
+Tensor empty_as(const Tensor& x) {
+  std::vector<int64_t> size(x.dim());
+  for (int64_t i = 0; i < x.dim(); ++i) size[i] = x.size(i);
+  return empty(x, size, x.scalar_type(), is_channels_last(x));
+}
+
+Tensor per_channel(const Tensor& x) { return empty(x, {x.size(1)}, acc_type(x)); }
+
+void check_data(const Tensor& x, const Tensor& t) {
+  STD_TORCH_CHECK(t.numel() == x.numel() && t.scalar_type() == x.scalar_type(), "bn_act: grad, residual must match x");
+}
+void check_channels(const Tensor& x, const Tensor& t) {
+  STD_TORCH_CHECK(t.numel() == x.size(1) && t.scalar_type() == acc_type(x),
+                  "bn_act: a parameter must match x's channels");
+}
+void check_data(const Tensor& x, const optional<Tensor>& t) {
+  if (t) check_data(x, *t);
+}
+void check_channels(const Tensor& x, const optional<Tensor>& t) {
+  if (t) check_channels(x, *t);
+}
+
+[[maybe_unused]] Tensor bn_act_cpu(const Tensor& x, const Tensor& scale, const Tensor& shift,
+                                   const optional<Tensor>& residual, int64_t act, double slope) {
+  check_channels(x, scale), check_channels(x, shift), check_data(x, residual);
+  Tensor y = empty_as(x);
+  cpu::bn_act_forward(
+      {shape_of(x), ptr(x), ptr(scale), ptr(shift), ptr(residual), mut(y), act_of(act), slope, torch_pool()});
+  return y;
+}
+
+[[maybe_unused]] Three bn_act_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& scale,
+                                           const Tensor& shift, int64_t act, double slope) {
+  check_data(x, grad), check_channels(x, scale), check_channels(x, shift);
+  Tensor dx = empty_as(x), dscale = per_channel(x), dshift = per_channel(x);
+  cpu::bn_act_backward({shape_of(x), ptr(grad), ptr(x), ptr(scale), ptr(shift), mut(dx), mut(dscale), mut(dshift),
+                        act_of(act), slope, torch_pool()});
+  return {dx, dscale, dshift};
+}
+
+[[maybe_unused]] Two channel_stats_cpu(const Tensor& x) {
+  Tensor mean = per_channel(x), var = per_channel(x);
+  cpu::channel_stats({shape_of(x), ptr(x), mut(mean), mut(var), torch_pool()});
+  return {mean, var};
+}
+
+[[maybe_unused]] Three bn_act_train_cpu(const Tensor& x, const optional<Tensor>& weight, const optional<Tensor>& bias,
+                                        const optional<Tensor>& residual, double eps, int64_t act, double slope) {
+  check_channels(x, weight), check_channels(x, bias), check_data(x, residual);
+  Tensor y = empty_as(x), mean = per_channel(x), var = per_channel(x);
+  cpu::bn_act_train_forward({shape_of(x), ptr(x), ptr(weight), ptr(bias), ptr(residual), mut(y), mut(mean), mut(var),
+                             eps, act_of(act), slope, torch_pool()});
+  return {y, mean, var};
+}
+
+[[maybe_unused]] Three bn_act_train_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& mean,
+                                                 const Tensor& var, const optional<Tensor>& weight,
+                                                 const optional<Tensor>& bias, double eps, int64_t act, double slope) {
+  check_data(x, grad), check_channels(x, mean), check_channels(x, var), check_channels(x, weight),
+      check_channels(x, bias);
+  Tensor dx = empty_as(x), dweight = per_channel(x), dbias = per_channel(x);
+  cpu::bn_act_train_backward({shape_of(x), ptr(grad), ptr(x), ptr(mean), ptr(var), ptr(weight), ptr(bias), mut(dx),
+                              mut(dweight), mut(dbias), eps, act_of(act), slope, torch_pool()});
+  return {dx, dweight, dbias};
+}
+
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+Tensor workspace(const Tensor& x) { return empty(x, {cuda::bn_act_workspace(shape_of(x))}, ScalarType::Float); }
+
+Tensor bn_act_cuda(const Tensor& x, const Tensor& scale, const Tensor& shift, const optional<Tensor>& residual,
+                   int64_t act, double slope) {
+  check_channels(x, scale), check_channels(x, shift), check_data(x, residual);
+  Tensor y = empty_as(x);
+  const CudaCall call(x);
+  check_launch(cuda::bn_act_forward(shape_of(x), ptr(x), ptr<float>(scale), ptr<float>(shift), ptr(residual), mut(y),
+                                    act_of(act), slope, call.stream),
+               "bn_act");
+  return y;
+}
+
+Three bn_act_backward_cuda(const Tensor& grad, const Tensor& x, const Tensor& scale, const Tensor& shift, int64_t act,
+                           double slope) {
+  check_data(x, grad), check_channels(x, scale), check_channels(x, shift);
+  Tensor dx = empty_as(x), dscale = per_channel(x), dshift = per_channel(x), parts = workspace(x);
+  const CudaCall call(x);
+  check_launch(
+      cuda::bn_act_backward(shape_of(x), ptr(grad), ptr(x), ptr<float>(scale), ptr<float>(shift), mut(dx),
+                            mut<float>(dscale), mut<float>(dshift), mut<float>(parts), act_of(act), slope, call.stream),
+      "bn_act_backward");
+  return {dx, dscale, dshift};
+}
+
+Two channel_stats_cuda(const Tensor& x) {
+  Tensor mean = per_channel(x), var = per_channel(x), parts = workspace(x);
+  const CudaCall call(x);
+  check_launch(
+      cuda::channel_stats(shape_of(x), ptr(x), mut<float>(mean), mut<float>(var), mut<float>(parts), call.stream),
+      "channel_stats");
+  return {mean, var};
+}
+
+Three bn_act_train_cuda(const Tensor& x, const optional<Tensor>& weight, const optional<Tensor>& bias,
+                        const optional<Tensor>& residual, double eps, int64_t act, double slope) {
+  check_channels(x, weight), check_channels(x, bias), check_data(x, residual);
+  Tensor y = empty_as(x), mean = per_channel(x), var = per_channel(x), parts = workspace(x);
+  const CudaCall call(x);
+  check_launch(cuda::bn_act_train_forward(shape_of(x), ptr(x), ptr<float>(weight), ptr<float>(bias), ptr(residual),
+                                          mut(y), mut<float>(mean), mut<float>(var), mut<float>(parts), eps,
+                                          act_of(act), slope, call.stream),
+               "bn_act_train");
+  return {y, mean, var};
+}
+
+Three bn_act_train_backward_cuda(const Tensor& grad, const Tensor& x, const Tensor& mean, const Tensor& var,
+                                 const optional<Tensor>& weight, const optional<Tensor>& bias, double eps, int64_t act,
+                                 double slope) {
+  check_data(x, grad), check_channels(x, mean), check_channels(x, var), check_channels(x, weight),
+      check_channels(x, bias);
+  Tensor dx = empty_as(x), dweight = per_channel(x), dbias = per_channel(x), parts = workspace(x);
+  const CudaCall call(x);
+  check_launch(cuda::bn_act_train_backward(shape_of(x), ptr(grad), ptr(x), ptr<float>(mean), ptr<float>(var),
+                                           ptr<float>(weight), ptr<float>(bias), mut(dx), mut<float>(dweight),
+                                           mut<float>(dbias), mut<float>(parts), eps, act_of(act), slope, call.stream),
+               "bn_act_train_backward");
+  return {dx, dweight, dbias};
+}
+#endif
+
+}  // namespace
+
+CK_NATIVE_OPS(m) {
+  m.def("bn_act(Tensor x, Tensor scale, Tensor shift, Tensor? residual, int act, float slope) -> Tensor");
+  m.def(
+      "bn_act_backward(Tensor grad, Tensor x, Tensor scale, Tensor shift, int act, float slope) -> (Tensor, Tensor, "
+      "Tensor)");
+  m.def("channel_stats(Tensor x) -> (Tensor, Tensor)");
+  m.def(
+      "bn_act_train(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, float eps, int act, float slope)"
+      " -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "bn_act_train_backward(Tensor grad, Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps, "
+      "int act,"
+      " float slope) -> (Tensor, Tensor, Tensor)");
+}
+CK_CPU_IMPL(m) {
+  m.impl("bn_act", TORCH_BOX(&bn_act_cpu));
+  m.impl("bn_act_backward", TORCH_BOX(&bn_act_backward_cpu));
+  m.impl("channel_stats", TORCH_BOX(&channel_stats_cpu));
+  m.impl("bn_act_train", TORCH_BOX(&bn_act_train_cpu));
+  m.impl("bn_act_train_backward", TORCH_BOX(&bn_act_train_backward_cpu));
+}
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+CK_CUDA_IMPL(m) {
+  m.impl("bn_act", TORCH_BOX(&bn_act_cuda));
+  m.impl("bn_act_backward", TORCH_BOX(&bn_act_backward_cuda));
+  m.impl("channel_stats", TORCH_BOX(&channel_stats_cuda));
+  m.impl("bn_act_train", TORCH_BOX(&bn_act_train_cuda));
+  m.impl("bn_act_train_backward", TORCH_BOX(&bn_act_train_backward_cuda));
+}
+#endif
+
+}  // namespace ck::glue
