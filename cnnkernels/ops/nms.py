@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnkernels import _boxes, _check
+from cnnkernels import _boxes, _check, _layout
 from cnnkernels._op import Op
 
 IDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -181,7 +181,7 @@ def _padded_with(run: Any) -> Any:
     ) -> tuple[Tensor, Tensor]:
         threshold = _threshold(threshold, _check.acc_dtype(boxes))
         segments = None if class_ids is None else class_ids.long().contiguous()
-        return run(boxes.contiguous(), scores.contiguous(), segments, threshold, _boxes.CODES[kind], beta, max_out)
+        return run(_layout.dense(boxes), scores.contiguous(), segments, threshold, _boxes.CODES[kind], beta, max_out)
 
     return padded
 

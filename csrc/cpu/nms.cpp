@@ -9,7 +9,7 @@
 //     beyond are merely tested too.
 //   - A box that is out (removed, or had its turn) gets x1 = infinity, so it overlaps nothing: no flags to load.
 //   - The vector test has no division: IoU > t implies intersection >= round(t * union), because rounding is monotonic.
-//     The few boxes that pass are decided by the exact overlap, so decisions are those of csrc/math/box_overlap.h.
+//     Vectors in which a box passes are decided by the exact overlap, so decisions are those of csrc/math/box_overlap.h.
 // Compiled with -ffp-contract=off (CMakeLists.txt), since a fused multiply-add would round differently.
 #include "nms.h"
 
@@ -240,22 +240,28 @@ void suppress(Grid<S>& g, const NmsArgs& a, const Box<S>& b, int32_t begin, int3
   constexpr int N = V<S>::N;
   constexpr S kOut = std::numeric_limits<S>::infinity();
   const S threshold = static_cast<S>(a.threshold);
-  const V<S> t(threshold), least(std::numeric_limits<S>::denorm_min());
-  const Box<V<S>> w = {b.x1, b.y1, b.x2, b.y2, b.area, V<S>(S(0))};
+  const V<S> t(threshold), out(kOut), least(std::numeric_limits<S>::denorm_min());
+  const Box<V<S>> w = {b.x1, b.y1, b.x2, b.y2, b.area, b.angle};
   S* const x1 = g.x1.data();
-  const S *y1 = g.y1.data(), *x2 = g.x2.data(), *y2 = g.y2.data(), *area = g.area.data();
   const bool screen = threshold >= S(0);
   for (int32_t q = begin; q < end; q += N) {
+    const Box<V<S>> o = {vload(x1 + q),           vload(g.y1.data() + q),   vload(g.x2.data() + q),
+                         vload(g.y2.data() + q),  vload(g.area.data() + q), V<S>(S(0))};
     uint32_t hits = (1u << N) - 1;
     if (screen) {
-      const Box<V<S>> o = {vload(x1 + q), vload(y1 + q), vload(x2 + q), vload(y2 + q), vload(area + q), V<S>(S(0))};
       const V<S> inter = intersection(w, o);
       hits = lanes_le(m_max(t * union_area(w, o, inter), least), inter);
+      if (!hits) continue;
     }
-    for (; hits; hits &= hits - 1) {
+    if (a.beta == 1.0) {
+      const Box<V<S>> exact = {o.x1, o.y1, o.x2, o.y2, o.area, vload(g.angle.data() + q)};
+      store(x1 + q, m_where_lt(t, overlap<false>(a.kind, w, exact, 1.0), out, o.x1));
+      continue;
+    }
+    for (; hits; hits &= hits - 1) {  // lane by lane, for the power's sake
       const int32_t p = q + __builtin_ctz(hits);
-      if (x1[p] == kOut) continue;
-      if (overlap(a.kind, b, Box<S>{x1[p], y1[p], x2[p], y2[p], area[p], g.angle[p]}, a.beta) > threshold) x1[p] = kOut;
+      const Box<S> exact = {x1[p], g.y1[p], g.x2[p], g.y2[p], g.area[p], g.angle[p]};
+      if (exact.x1 != kOut && overlap<true>(a.kind, b, exact, a.beta) > threshold) x1[p] = kOut;
     }
   }
 }

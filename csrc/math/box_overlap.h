@@ -9,7 +9,7 @@
 // part of the definition: each operation below is rounded on its own (no fused multiply-add: *_rn on a GPU,
 // -ffp-contract=off on the CPU, one tensor operation each in cnnkernels/_boxes.py), and the two transcendental functions
 // are evaluated in double and rounded to T once, which hides the last bits in which libraries differ.
-// A width or height below 0 counts as 0, and so does what is not a number after an overflow (m_max(x, 0), x > 0 ? ...).
+// A width or height below 0 counts as 0, and so does what is not a number after an overflow (m_max(x, 0) and ratio).
 // All penalties are >= 0, so giou, diou and ciou never exceed iou, in floating point too; the CPU kernel relies on it.
 #pragma once
 #include "activation.h"
@@ -54,12 +54,12 @@ CK_HD float div_rn(float a, float b) {
 }
 #endif
 
-// Corners, and what is computed once per box.  V: float, double or (no angle needed) a SIMD vector.
+// Corners, and what is computed once per box.  V: float, double or a SIMD vector.
 template <class V>
 struct Box {
   V x1, y1, x2, y2;
   V area;   // box_area
-  V angle;  // box_angle; read by ciou only
+  V angle;  // box_angle; only ciou uses it
 };
 
 template <class V>
@@ -85,27 +85,36 @@ CK_HD V union_area(const Box<V>& a, const Box<V>& b, V inter) {
   return sub_rn(add_rn(a.area, b.area), inter);
 }
 
-template <class T>
-CK_HD T overlap(Overlap kind, const Box<T>& a, const Box<T>& b, double beta) {
-  const T zero(0), inter = intersection(a, b), uni = union_area(a, b, inter);
-  const T iou = uni > zero ? div_rn(inter, uni) : zero;
+CK_HD float power(float x, double e) { return static_cast<float>(::pow(static_cast<double>(x), e)); }
+CK_HD double power(double x, double e) { return ::pow(x, e); }
+
+// a / b where b > 0, else 0
+template <class V>
+CK_HD V ratio(V a, V b) {
+  return m_where_lt(V(0), b, div_rn(a, b), V(0));
+}
+
+// POWER: whether beta differs from 1; vectors have no power().
+template <bool POWER, class V>
+CK_HD V overlap(Overlap kind, const Box<V>& a, const Box<V>& b, [[maybe_unused]] double beta) {
+  const V zero(0), inter = intersection(a, b), uni = union_area(a, b, inter);
+  const V iou = ratio(inter, uni);
   if (kind == Overlap::iou) return iou;
-  const T cw = m_max(sub_rn(m_max(a.x2, b.x2), m_min(a.x1, b.x1)), zero);
-  const T ch = m_max(sub_rn(m_max(a.y2, b.y2), m_min(a.y1, b.y1)), zero);
+  const V cw = m_max(sub_rn(m_max(a.x2, b.x2), m_min(a.x1, b.x1)), zero);
+  const V ch = m_max(sub_rn(m_max(a.y2, b.y2), m_min(a.y1, b.y1)), zero);
   if (kind == Overlap::giou) {
-    const T around = mul_rn(cw, ch);
-    return around > zero ? sub_rn(iou, div_rn(m_max(sub_rn(around, uni), zero), around)) : iou;
+    const V around = mul_rn(cw, ch);
+    return sub_rn(iou, ratio(m_max(sub_rn(around, uni), zero), around));
   }
-  const T dx = sub_rn(add_rn(a.x1, a.x2), add_rn(b.x1, b.x2)), dy = sub_rn(add_rn(a.y1, a.y2), add_rn(b.y1, b.y2));
-  const T rho2 = mul_rn(add_rn(mul_rn(dx, dx), mul_rn(dy, dy)), T(0.25));
-  const T c2 = add_rn(mul_rn(cw, cw), mul_rn(ch, ch));
-  T distance = c2 > zero ? div_rn(rho2, c2) : zero;
-  if (beta != 1.0) distance = static_cast<T>(::pow(static_cast<double>(distance), beta));
-  const T diou = sub_rn(iou, distance);
+  const V dx = sub_rn(add_rn(a.x1, a.x2), add_rn(b.x1, b.x2)), dy = sub_rn(add_rn(a.y1, a.y2), add_rn(b.y1, b.y2));
+  const V rho2 = mul_rn(add_rn(mul_rn(dx, dx), mul_rn(dy, dy)), V(0.25f));
+  V distance = ratio(rho2, add_rn(mul_rn(cw, cw), mul_rn(ch, ch)));
+  if constexpr (POWER) distance = power(distance, beta);
+  const V diou = sub_rn(iou, distance);
   if (kind == Overlap::diou) return diou;
-  const T turn = sub_rn(a.angle, b.angle);
-  const T v = mul_rn(mul_rn(turn, turn), T(0.40528473456935109));  // 4 / pi^2
-  return v > zero ? sub_rn(diou, div_rn(mul_rn(v, v), add_rn(sub_rn(T(1), iou), v))) : diou;
+  const V turn = sub_rn(a.angle, b.angle);
+  const V v = mul_rn(mul_rn(turn, turn), V(0.40528473456935109));  // 4 / pi^2
+  return sub_rn(diou, m_where_lt(zero, v, div_rn(mul_rn(v, v), add_rn(sub_rn(V(1), iou), v)), zero));
 }
 
 }  // namespace ck
