@@ -6,15 +6,20 @@ from cnnkernels.ops.bn_act import bn_act
 from cnnkernels.ops.bn_act_train import bn_act_train
 from cnnkernels.ops.dwconv_bn_act import dwconv_bn_act
 from cnnkernels.ops.dwconv_bn_act_train import dwconv_bn_act_train
+from cnnkernels.ops.nms import batched_diou_nms, diou_nms, nms, nms_padded
 from cnnkernels.ops.squeeze_excite import squeeze_excite
 
 __all__ = [
     "activation",
+    "batched_diou_nms",
     "channel_shuffle",
     "concat_shuffle_split",
+    "diou_nms",
     "dwconv_bn_act",
     "dwconv_bn_act_train",
     "mish",
+    "nms",
+    "nms_padded",
     "squeeze_excite",
 ]
 __all__ = ["activation", "bn_act", "bn_act_train", "dwconv_bn_act", "dwconv_bn_act_train", "mish"]

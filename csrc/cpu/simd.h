@@ -6,6 +6,8 @@
 // load/store convert from and to the element type T, so that one kernel serves fp32, fp16 and bf16 and accumulates in
 // fp32.  load_n/store_n touch the first n elements only (0 <= n <= N) and load zeros for the rest; keep_n(v, n) is v with
 // zeros after the first n lanes.
+// fp32.  load_n/store_n touch the first n elements only (0 <= n <= N) and load zeros for the rest.
+// lanes_le(a, b) has bit i set where a_i <= b_i.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -108,6 +110,7 @@ CK_INLINE F64 m_rcp(F64 a) { return 1.0 / a.v; }
 CK_INLINE F64 m_min(F64 a, F64 b) { return a.v < b.v ? a.v : b.v; }
 CK_INLINE F64 m_max(F64 a, F64 b) { return a.v > b.v ? a.v : b.v; }
 CK_INLINE F64 m_where_lt(F64 a, F64 b, F64 y, F64 n) { return a.v < b.v ? y : n; }
+CK_INLINE uint32_t lanes_le(F64 a, F64 b) { return a.v <= b.v; }
 CK_INLINE double sum(F64 a) { return a.v; }
 CK_INLINE F64 keep_n(F64 a, int n) { return n > 0 ? a.v : 0.0; }
 CK_INLINE void load(F64& r, const double* p) { r.v = *p; }
@@ -137,6 +140,7 @@ CK_INLINE F32 m_max(F32 a, F32 b) { return _mm512_max_ps(a.v, b.v); }
 CK_INLINE F32 m_where_lt(F32 a, F32 b, F32 y, F32 n) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), n.v, y.v);
 }
+CK_INLINE uint32_t lanes_le(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ); }
 CK_INLINE float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
 CK_INLINE F32 round_nearest(F32 a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 CK_INLINE F32 times_two_to(F32 a, F32 n) { return _mm512_scalef_ps(a.v, n.v); }
@@ -194,6 +198,9 @@ CK_INLINE F32 m_min(F32 a, F32 b) { return _mm256_min_ps(a.v, b.v); }
 CK_INLINE F32 m_max(F32 a, F32 b) { return _mm256_max_ps(a.v, b.v); }
 CK_INLINE F32 m_where_lt(F32 a, F32 b, F32 y, F32 n) {
   return _mm256_blendv_ps(n.v, y.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ));
+}
+CK_INLINE uint32_t lanes_le(F32 a, F32 b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)));
 }
 CK_INLINE float sum(F32 a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
@@ -265,6 +272,10 @@ CK_INLINE F32 fma(F32 a, F32 b, F32 c) { return a.v * b.v + c.v; }
 CK_INLINE F32 m_min(F32 a, F32 b) { return a.v < b.v ? a.v : b.v; }
 CK_INLINE F32 m_max(F32 a, F32 b) { return a.v > b.v ? a.v : b.v; }
 CK_INLINE F32 m_where_lt(F32 a, F32 b, F32 y, F32 n) { return a.v < b.v ? y.v : n.v; }
+CK_INLINE uint32_t lanes_le(F32 a, F32 b) {
+  const F32::ivec m = a.v <= b.v;
+  return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8);
+}
 CK_INLINE float sum(F32 a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 CK_INLINE F32 round_nearest(F32 a) {
   const F32::vec magic = {12582912.f, 12582912.f, 12582912.f, 12582912.f};  // 1.5 * 2^23

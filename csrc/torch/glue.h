@@ -20,6 +20,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <array>
 #include <tuple>
 #include <vector>
 
