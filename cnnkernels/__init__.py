@@ -2,8 +2,9 @@
 
 import torch as _torch  # the extension needs libtorch loaded  # noqa: F401
 
-from cnnkernels import ops
+from cnnkernels import models, nn, ops
 from cnnkernels._backend import record_backends, use_backend
+from cnnkernels._explain import explain
 
 __version__ = "0.1.0"
-__all__ = ["ops", "record_backends", "use_backend"]
+__all__ = ["explain", "models", "nn", "ops", "record_backends", "use_backend"]

@@ -1,0 +1,86 @@
+"""One small computation per op, on the backend in use, compared with ``reference``: values and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnkernels import _backend, ops
+
+
+Sample = tuple[Callable[..., Any], Sequence[Tensor]]
+
+
+def _randn(*shapes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def _boxes() -> list[Tensor]:
+    corner, size = _randn((50, 2), (50, 2))
+    scores = torch.linspace(1, 0, 50)  # apart from each other, so that rounding cannot swap two
+    return [torch.cat((20 * corner, 20 * corner + 30 * size.abs() + 1), 1), scores]
+
+
+def _with_running(function: Callable[..., Tensor], **options: Any) -> Callable[..., Any]:
+    """A training op of its tensors and fresh running statistics, which it returns with the result."""
+
+    def call(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        running = torch.zeros(x.shape[1], device=x.device), torch.ones(x.shape[1], device=x.device)
+        return function(x, *tensors, *running, **options), *running
+
+    return call
+
+
+_C = ((19,), (19,))
+
+SAMPLES: dict[str, Callable[[], Sample]] = {
+    "activation": lambda: (lambda x: ops.activation(x, "hard_swish"), _randn((3, 37))),
+    "mish": lambda: (ops.mish, _randn((3, 37))),
+    "dwconv_bn_act": lambda: (partial(ops.dwconv_bn_act, stride=2), _randn((2, 19, 9, 9), (19, 1, 3, 3), *_C)),
+    "dwconv_bn_act_train": lambda: (_with_running(ops.dwconv_bn_act_train), _randn((2, 19, 9, 9), (19, 1, 3, 3), *_C)),
+    "bn_act": lambda: (partial(ops.bn_act, act="silu"), _randn((2, 19, 5, 5), *_C)),
+    "bn_act_train": lambda: (_with_running(ops.bn_act_train, act="silu"), _randn((2, 19, 5, 5), *_C)),
+    "channel_shuffle": lambda: (lambda x: ops.channel_shuffle(x, 3), _randn((2, 12, 5, 5))),
+    "concat_shuffle_split": lambda: (ops.concat_shuffle_split, _randn((2, 6, 5, 5), (2, 6, 5, 5))),
+    "squeeze_excite": lambda: (ops.squeeze_excite, _randn((2, 16, 5, 5), (4, 16), (4,), (16, 4), (16,))),
+    "nms": lambda: (lambda b, s: ops.nms(b, s, 0.3), _boxes()),
+    "nms_padded": lambda: (lambda b, s: ops.nms_padded(b, s, 0.3, max_out=20), _boxes()),
+    "diou_nms": lambda: (lambda b, s: ops.diou_nms(b, s, 0.3), _boxes()),
+    "batched_diou_nms": lambda: (lambda b, s: ops.batched_diou_nms(b, s, (s * 100).long() % 3, 0.3), _boxes()),
+}
+"""Public function -> a call and the tensors for it.  A test keeps the names equal to ``ops.__all__``."""
+
+
+def _outputs_and_gradients(name: str, device: str) -> list[Tensor]:
+    call, tensors = SAMPLES[name]()
+    tensors = [t.to(device) for t in tensors]
+    differentiable = not name.endswith(("nms", "nms_padded"))
+    inputs = [t.requires_grad_(differentiable) for t in tensors]
+    result = call(*inputs)
+    outputs = [result] if isinstance(result, Tensor) else list(result)
+    if not differentiable:
+        return outputs
+    # Squares, because the plain sum of a batch-normalised tensor has no gradient.
+    loss = torch.stack([(o * o).sum() for o in outputs if o.requires_grad]).sum()
+    return [*outputs, *torch.autograd.grad(loss, inputs)]
+
+
+def check(name: str, device: str) -> tuple[str, str | None]:
+    """(the backends that ran, None or what is wrong) for one public function."""
+    with _backend.record_backends() as runs:
+        try:
+            got = _outputs_and_gradients(name, device)
+        except Exception as e:
+            return "-", f"{type(e).__name__}: {e}"
+    with _backend.use_backend("reference"):
+        expected = _outputs_and_gradients(name, device)
+    backends = ", ".join(dict.fromkeys(r.backend for r in runs)) or "-"
+    for a, b in zip(got, expected, strict=True):
+        if a.shape != b.shape or not torch.allclose(a.double(), b.double(), rtol=1e-3, atol=1e-3):
+            return backends, f"differs from reference: {a.flatten()[:3].tolist()} instead of {b.flatten()[:3].tolist()}"
+    return backends, None

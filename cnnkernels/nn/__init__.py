@@ -1,0 +1,20 @@
+"""Drop-in modules: ordinary children, parameters and keys, computed by the fused ops wherever nobody would notice."""
+
+from cnnkernels.nn.activation import Activation, Mish, create_activation
+from cnnkernels.nn.blocks import ChannelShuffle, InvertedResidual, ShuffleUnit, SqueezeExcite, conv_bn_act
+from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
+from cnnkernels.nn.sequential import FusedSequential
+
+__all__ = [
+    "Activation",
+    "ChannelShuffle",
+    "ConvBNAct",
+    "DWConvBNAct",
+    "FusedSequential",
+    "InvertedResidual",
+    "Mish",
+    "ShuffleUnit",
+    "SqueezeExcite",
+    "conv_bn_act",
+    "create_activation",
+]

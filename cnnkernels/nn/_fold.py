@@ -1,0 +1,116 @@
+"""BatchNorm folded into a scale and a shift per channel, and when a folded result may be used again.
+
+    bn(conv(x) + b)_c = scale_c * conv(x)_c + shift_c
+    scale_c = gamma_c / sqrt(running_var_c + eps)
+    shift_c = beta_c + scale_c * (b_c - running_mean_c)
+
+Computed in float64 and rounded once.  A kept result is valid while every tensor it came from is the same object with the
+same version counter and the same storage; it is also dropped by ``train()``, ``eval()``, ``to()`` and its like, and
+``load_state_dict``.  A write through ``tensor.data`` is invisible to version counters: call ``eval()`` after one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TENSORS = (torch.nn.Parameter, Tensor)
+"""The exact types whose values a fused path may read; a subclass (DTensor, a quantised weight) has rules of its own."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What a fused path needs of conv and bn.  ``weight`` is the convolution's, multiplied by scale if ``into_weight``."""
+
+    scale: Tensor
+    shift: Tensor
+    weight: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    sources: tuple[Tensor | None, ...]
+    state: tuple[Any, ...]
+    folded: Folded
+
+
+def sources_of(conv: Any, bn: Any) -> tuple[Tensor | None, ...]:
+    """The tensors that folding reads.  Either may be None."""
+    of_conv = () if conv is None else (conv.weight, conv.bias)
+    return of_conv if bn is None else (*of_conv, bn.weight, bn.bias, bn.running_mean, bn.running_var)
+
+
+def scale_and_shift(bn: Any, bias: Tensor | None, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Differentiable with respect to the parameters of bn and the bias.  ``bn=None`` is the identity; like: [C, ...]."""
+    double = torch.float64
+    if bn is None:
+        scale = torch.ones(like.shape[0], dtype=double, device=like.device)
+        shift = torch.zeros_like(scale) if bias is None else bias.to(double)
+    else:
+        scale = (bn.running_var.to(double) + bn.eps).rsqrt()
+        if bn.weight is not None:
+            scale = scale * bn.weight.to(double)
+        mean = bn.running_mean.to(double)
+        shift = scale * (mean.neg() if bias is None else bias.to(double) - mean)
+        if bn.bias is not None:
+            shift = shift + bn.bias.to(double)
+    return scale.to(dtype), shift.to(dtype)
+
+
+def fold(conv: Any, bn: Any, dtype: torch.dtype, into_weight: bool) -> Folded:
+    bias = None if conv is None else conv.bias
+    like = conv.weight if bn is None else bn.running_var
+    if not into_weight or conv is None:
+        return Folded(*scale_and_shift(bn, bias, like, dtype), None if conv is None else conv.weight)
+    scale, shift = scale_and_shift(bn, bias, like, torch.float64)
+    weight = (conv.weight.to(torch.float64) * scale[:, None, None, None]).to(conv.weight.dtype)
+    return Folded(scale.to(dtype), shift.to(dtype), weight)
+
+
+class FoldsBatchNorm(nn.Module):
+    """Base of modules that keep folded results: not in ``state_dict``, copies and pickles start without any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folds: dict[Any, _Entry] = {}
+
+    def folded(self, name: Any, conv: Any, bn: Any, dtype: torch.dtype, into_weight: bool) -> Folded:
+        """conv and bn folded, kept under ``name`` where that is safe.
+
+        Where a gradient may be asked for, and under ``torch.compile``, it is computed afresh, as part of the graph.
+        """
+        sources = sources_of(conv, bn)
+        tensors = [t for t in sources if t is not None]
+        if (
+            torch.compiler.is_compiling()
+            or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+            or any(t.is_inference() for t in tensors)  # these have no version counter
+        ):
+            return fold(conv, bn, dtype, into_weight)
+        state = (dtype, into_weight, None if bn is None else bn.eps, *((t._version, t.data_ptr(), t.dtype) for t in tensors))
+        entry = self._folds.get(name)
+        if entry is None or entry.state != state or any(a is not b for a, b in zip(entry.sources, sources, strict=True)):
+            # Normal tensors without history, also when called in inference mode: a later call may need a gradient for x.
+            with torch.inference_mode(False), torch.no_grad():
+                entry = _Entry(sources, state, fold(conv, bn, dtype, into_weight))
+            self._folds[name] = entry
+        return entry.folded
+
+    def train(self, mode: bool = True) -> FoldsBatchNorm:
+        self._folds.clear()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldsBatchNorm:
+        self._folds.clear()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._folds.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_folds": {}}

@@ -1,0 +1,209 @@
+"""How a run of children (convolution, BatchNorm, activation) is computed: the choice is made anew at every call.
+
+================  ==================================================  ===================================================
+path              when                                                what runs
+================  ==================================================  ===================================================
+train-fused       BatchNorm uses batch statistics                     ``dwconv_bn_act_train``, or conv + ``bn_act_train``
+folded            BatchNorm uses its running statistics               ``dwconv_bn_act``, or conv + ``bn_act``, or (on a
+                                                                      CPU, without gradients) conv with folded weights
+plain             anything unusual, see ``untouched``; SyncBatchNorm  the children, one after the other, as modules
+                  in training; tracing by torch.fx or torch.func
+================  ==================================================  ===================================================
+
+A convolution that is not depthwise is always called as a module, so its own hooks and class may be anything, except where
+its weights are folded.  An activation that no op knows, or that has hooks, is called as a module after the fused part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from cnnkernels import _activation, _backend, _check, ops
+from cnnkernels.nn._fold import TENSORS, FoldsBatchNorm, sources_of
+from cnnkernels.nn.activation import activation_name
+
+_FUNCTORCH_LEVEL = torch._C._functorch.peek_interpreter_stack
+_IN_PLACE = {
+    "identity": lambda y, slope: y,
+    "relu": lambda y, slope: torch.relu_(y),
+    "relu6": lambda y, slope: torch.clamp_(y, 0, 6),
+    "leaky_relu": torch.nn.functional.leaky_relu_,
+}
+
+
+def untouched(module: nn.Module, *classes: type[nn.Module]) -> bool:
+    """Exactly one of these classes (parametrisation, FSDP and quantisers change it), no hooks, forward not replaced.
+
+    Only then does computing the module without calling it go unnoticed.
+    """
+    return type(module) in classes and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
+
+
+def ordinary_call(x: object) -> bool:
+    """x is a plain tensor (no torch.fx proxy, no subclass), and nobody watches every module or transforms the function."""
+    if type(x) not in TENSORS or _has_any_global_hook():
+        return False
+    return torch.compiler.is_compiling() or _FUNCTORCH_LEVEL() is None
+
+
+def is_depthwise(conv: nn.Module | None) -> bool:
+    """A Conv2d with one filter per channel, whatever its subclass."""
+    return isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels == conv.out_channels
+
+
+def _readable(conv: Any, bn: Any) -> bool:
+    """Whether the tensors of these modules are plain ones."""
+    return all(t is None or type(t) in TENSORS for t in sources_of(conv, bn))
+
+
+def fully_readable(conv: Any) -> bool:
+    """A convolution whose weights an op may take instead of calling it."""
+    return untouched(conv, nn.Conv2d) and conv.padding_mode == "zeros" and _readable(conv, None)
+
+
+def padding_of(conv: nn.Conv2d) -> tuple[int, ...]:
+    """(top and bottom, left and right), or (left, right, top, bottom) where the two sides differ."""
+    if conv.padding == "valid":
+        return (0, 0)
+    if conv.padding == "same":
+        (kh, kw), (dh, dw) = conv.kernel_size, conv.dilation
+        h, w = dh * (kh - 1), dw * (kw - 1)
+        return (w // 2, w - w // 2, h // 2, h - h // 2)
+    return tuple(int(p) for p in conv.padding)
+
+
+def plain(x: Any, conv: Any, bn: Any, act: Any, residual: Any = None) -> Any:
+    for module in (conv, bn, act):
+        if module is not None:
+            x = module(x)
+    return x if residual is None else x + residual
+
+
+def run(
+    owner: FoldsBatchNorm,
+    name: Any,
+    x: Tensor,
+    conv: Any,
+    bn: Any,
+    act: Any,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """``act(bn(conv(x))) + residual``; owner keeps folded results under ``name``.  Any of the children may be None."""
+    if type(bn) is nn.Identity and untouched(bn, nn.Identity):
+        bn = None
+    if not ordinary_call(x) or not (
+        bn is None or (untouched(bn, nn.BatchNorm2d, nn.SyncBatchNorm) and _readable(None, bn))
+    ):
+        return plain(x, conv, bn, act, residual)
+    fused_act = activation_name(act) if act is None or untouched(act, type(act)) else None
+    if fused_act is None:
+        y = run(owner, name, x, conv, bn, None)
+        return plain(y, None, None, act, residual)
+
+    readable = conv is not None and fully_readable(conv)
+    depthwise = readable and is_depthwise(conv)
+    if bn is None:
+        if not depthwise:
+            if not (readable and _in_place(x, conv, None, fused_act)):
+                return plain(x, conv, None, act, residual)
+            return _finish(conv(x), fused_act, residual)
+        return _folded_depthwise(owner, name, x, conv, None, fused_act, residual)
+    if bn.training or (bn.running_mean is None and bn.running_var is None):
+        if type(bn) is nn.SyncBatchNorm:
+            return plain(x, conv, bn, act, residual)
+        return _train(x, conv, bn, fused_act, residual, depthwise)
+    if depthwise:
+        return _folded_depthwise(owner, name, x, conv, bn, fused_act, residual)
+    if readable and _in_place(x, conv, bn, fused_act):
+        return _folded_dense(owner, name, x, conv, bn, fused_act, residual)
+    y = x if conv is None else conv(x)
+    folded = owner.folded(name, None, bn, _check.acc_dtype(y), into_weight=False)
+    return ops.bn_act(y, folded.scale, folded.shift, act=fused_act, residual=residual)
+
+
+def _folded_depthwise(owner: FoldsBatchNorm, name: Any, x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None) -> Tensor:
+    folded = owner.folded(name, conv, bn, _check.acc_dtype(x), into_weight=False)
+    return ops.dwconv_bn_act(
+        x,
+        folded.weight,
+        folded.scale,
+        folded.shift,
+        stride=conv.stride,
+        padding=padding_of(conv),
+        dilation=conv.dilation,
+        act=act,
+        residual=residual,
+    )
+
+
+def _in_place(x: Tensor, conv: Any, bn: Any, act: str) -> bool:
+    """Whether to give the convolution folded weights and finish in place, instead of conv + ``bn_act``.
+
+    On a CPU a convolution adds its bias for free, so an activation of one instruction is cheapest in place.  cuDNN's bias
+    is a pass of its own, and half types would round the weights a second time.
+    """
+    return (
+        x.device.type == "cpu"
+        and _backend.wanted() in (None, "cpu")
+        and conv.weight.dtype in (torch.float32, torch.float64)
+        and act.partition("(")[0] in _IN_PLACE
+        and not torch.compiler.is_compiling()
+        and not (
+            torch.is_grad_enabled()
+            and (x.requires_grad or any(t is not None and t.requires_grad for t in sources_of(conv, bn)))
+        )
+    )
+
+
+def _folded_dense(owner: FoldsBatchNorm, name: Any, x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None) -> Tensor:
+    folded = owner.folded(name, conv, bn, conv.weight.dtype, into_weight=True)
+    return _finish(conv._conv_forward(x, folded.weight, folded.shift), act, residual)
+
+
+def _finish(y: Tensor, act: str, residual: Tensor | None) -> Tensor:
+    y = _IN_PLACE[act.partition("(")[0]](y, _activation.parse(act)[1])
+    return y if residual is None else y.add_(residual)
+
+
+def _train(x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None, depthwise: bool) -> Tensor:
+    """Batch statistics; running statistics updated as ``nn.BatchNorm2d.forward`` does, once the kernel has run."""
+    update = bn.training and bn.track_running_stats and bn.running_mean is not None
+    counting = update and bn.num_batches_tracked is not None
+    if not update:
+        momentum = 0.0
+    elif bn.momentum is not None:
+        momentum = bn.momentum
+    else:
+        momentum = 1.0 / (float(bn.num_batches_tracked) + 1.0) if counting else 0.0
+    running = (bn.running_mean, bn.running_var) if update else (None, None)
+    if depthwise and conv.bias is None:
+        y = ops.dwconv_bn_act_train(
+            x,
+            conv.weight,
+            bn.weight,
+            bn.bias,
+            *running,
+            eps=bn.eps,
+            momentum=momentum,
+            stride=conv.stride,
+            padding=padding_of(conv),
+            dilation=conv.dilation,
+            act=act,
+        )
+    else:
+        # A bias before batch statistics is subtracted again, but it belongs in the running mean: torch adds it.
+        x = x if conv is None else conv(x)
+        y = ops.bn_act_train(x, bn.weight, bn.bias, *running, eps=bn.eps, momentum=momentum, act=act)
+    if counting:
+        bn.num_batches_tracked.add_(1)
+    return y if residual is None else y + residual

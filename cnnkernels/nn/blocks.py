@@ -1,0 +1,150 @@
+"""Blocks of the mobile networks, with torchvision's parameter names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnkernels import ops
+from cnnkernels.nn import _unit
+from cnnkernels.nn.activation import activation_name, create_activation
+from cnnkernels.nn.conv import same_padding
+from cnnkernels.nn.sequential import FusedSequential
+
+
+def conv_bn_act(
+    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, groups: int = 1, act: str = "relu6", **bn: Any
+) -> FusedSequential:
+    """Children 0 (Conv2d without bias), 1 (BatchNorm2d, made with ``bn``) and 2 (activation)."""
+    padding = same_padding(kernel_size, 1)
+    return FusedSequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels, **bn),
+        create_activation(act),
+    )
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise convolution, linear 1x1 projection, and the input added where shapes allow.
+
+    Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv:1801.04381, figure 4.
+
+    in_channels, out_channels, stride (1 or 2), expand_ratio: width of the middle = round(in_channels * expand_ratio);
+    a ratio of 1 leaves the expansion out.  Keys as in torchvision's MobileNetV2: ``conv.0.0.weight``, ``conv.0.1.weight``, ...
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, expand_ratio: float, kernel_size: int = 3, act: str = "relu6"
+    ) -> None:
+        super().__init__()
+        if stride not in (1, 2):
+            raise ValueError(f"InvertedResidual: stride must be 1 or 2, got {stride}")
+        hidden = round(in_channels * expand_ratio)
+        layers: list[nn.Module] = [] if expand_ratio == 1 else [conv_bn_act(in_channels, hidden, 1, act=act)]
+        layers += [
+            conv_bn_act(hidden, hidden, kernel_size, stride, groups=hidden, act=act),
+            nn.Conv2d(hidden, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        ]
+        self.conv: Any = FusedSequential(*layers)
+        self.stride, self.out_channels = stride, out_channels
+        self.use_res_connect = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.use_res_connect:
+            return self.conv(x)
+        if _unit.ordinary_call(x) and _unit.untouched(self.conv, FusedSequential):
+            return self.conv(x, residual=x)
+        return x + self.conv(x)
+
+
+class ChannelShuffle(nn.Module):
+    """``ops.channel_shuffle(x, groups)``: Zhang et al. 2017, "ShuffleNet", arXiv:1707.01083, section 3.1."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.channel_shuffle(x, self.groups)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
+
+
+class ShuffleUnit(nn.Module):
+    """The unit of ShuffleNetV2: Ma et al. 2018, arXiv:1807.11164, figure 3 (c) and (d); torchvision's keys.
+
+    Stride 1: the left half of the channels passes, the right half goes through ``branch2``; stride 2: both branches see
+    all of x.  Then the halves are joined and shuffled.  x is [N, in_channels, H, W], or the pair (left, right) of its
+    halves; with ``split=True`` the result comes as such a pair, written by one pass for the unit that follows.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, kernel_size: int = 3, act: str = "relu") -> None:
+        super().__init__()
+        if stride not in (1, 2):
+            raise ValueError(f"ShuffleUnit: stride must be 1 or 2, got {stride}")
+        if out_channels % 2 or (stride == 1 and in_channels != out_channels):
+            raise ValueError(
+                "ShuffleUnit: out_channels must be even, and equal to in_channels at stride 1, "
+                f"got in_channels={in_channels}, out_channels={out_channels}, stride={stride}"
+            )
+        self.stride = stride
+        half = out_channels // 2
+
+        def depthwise(channels: int) -> list[nn.Module]:
+            conv = nn.Conv2d(channels, channels, kernel_size, stride, kernel_size // 2, groups=channels, bias=False)
+            return [conv, nn.BatchNorm2d(channels)]
+
+        def pointwise(c_in: int) -> list[nn.Module]:
+            return [nn.Conv2d(c_in, half, 1, bias=False), nn.BatchNorm2d(half), create_activation(act)]
+
+        self.branch1: Any = FusedSequential(*(depthwise(in_channels) + pointwise(in_channels) if stride == 2 else []))
+        self.branch2: Any = FusedSequential(*pointwise(in_channels if stride == 2 else half), *depthwise(half), *pointwise(half))
+
+    def forward(self, x: Tensor | tuple[Tensor, Tensor], split: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        if self.stride == 1:
+            left, right = x if isinstance(x, tuple) else x.chunk(2, dim=1)
+        else:
+            left = right = torch.cat(x, dim=1) if isinstance(x, tuple) else x
+        left, right = self.branch1(left), self.branch2(right)
+        if split:
+            return ops.concat_shuffle_split(left, right, 2)
+        return ops.channel_shuffle(torch.cat((left, right), dim=1), 2)
+
+
+class SqueezeExcite(nn.Module):
+    """``x * gate(fc2(act(fc1(mean of x over H and W))))``: Hu et al. 2017, arXiv:1709.01507; torchvision's keys.
+
+    channels: of x.  squeeze_channels: of the middle layer.  act, gate: names; gate is "sigmoid" or "hard_sigmoid".
+    fc1 and fc2 are 1x1 convolutions.  As one op (``ops.squeeze_excite``) unless a child has hooks or another class.
+    """
+
+    def __init__(self, channels: int, squeeze_channels: int, act: str = "relu", gate: str = "sigmoid", bias: bool = True) -> None:
+        super().__init__()
+        if gate not in ("sigmoid", "hard_sigmoid"):
+            raise ValueError(f"SqueezeExcite: gate must be sigmoid or hard_sigmoid, got {gate!r}")
+        self.avgpool: Any = nn.AdaptiveAvgPool2d(1)
+        self.fc1: Any = nn.Conv2d(channels, squeeze_channels, 1, bias=bias)
+        self.fc2: Any = nn.Conv2d(squeeze_channels, channels, 1, bias=bias)
+        self.activation: Any = create_activation(act)
+        self.scale_activation: Any = create_activation(gate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        act, gate = activation_name(self.activation), activation_name(self.scale_activation)
+        if (
+            act is not None
+            and gate in ("sigmoid", "hard_sigmoid")
+            and _unit.ordinary_call(x)
+            and _unit.untouched(self.avgpool, nn.AdaptiveAvgPool2d)
+            and _unit.fully_readable(self.fc1)
+            and _unit.fully_readable(self.fc2)
+            and _unit.untouched(self.activation, type(self.activation))
+            and _unit.untouched(self.scale_activation, type(self.scale_activation))
+        ):
+            return ops.squeeze_excite(
+                x, self.fc1.weight.flatten(1), self.fc1.bias, self.fc2.weight.flatten(1), self.fc2.bias, act=act, gate=gate
+            )
+        return x * self.scale_activation(self.fc2(self.activation(self.fc1(self.avgpool(x)))))

@@ -1,0 +1,75 @@
+"""A Sequential that computes neighbouring conv, BatchNorm and activation children as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from cnnkernels.nn import _unit
+from cnnkernels.nn._fold import FoldsBatchNorm
+from cnnkernels.nn.activation import activation_name
+from cnnkernels.nn.conv import can_fold, fold_conv
+
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.Identity)
+
+
+class FusedSequential(nn.Sequential, FoldsBatchNorm):
+    """``nn.Sequential`` with the same children and keys, which runs every (conv, BatchNorm, activation) as ``ConvBNAct`` does.
+
+    It gives blocks the parameter names of published checkpoints: ``FusedSequential(conv, bn, act)`` has the keys
+    ``0.weight``, ``1.weight``, ``1.bias``, ...  A missing activation, or a BatchNorm without a convolution, is fine.
+    ``residual`` is added to the result, in the last pass where that is possible.
+    """
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        for i, conv, bn, act, last in self._runs():
+            if conv is None and bn is None:
+                x = act(x)
+            else:
+                x = _unit.run(self, i, x, conv, bn, act, residual if last else None)
+                residual = None if last else residual
+        return x if residual is None else x + residual
+
+    def _runs(self) -> Iterator[tuple[int, Any, Any, Any, bool]]:
+        """(index, conv, bn, act, whether it is the last one); any other child comes alone, as act."""
+        children: list[Any] = list(self._modules.values())
+        n, i = len(children), 0
+        while i < n:
+            start, conv, bn, act = i, None, None, None
+            if isinstance(children[i], nn.Conv2d):
+                conv, i = children[i], i + 1
+            if i < n and isinstance(children[i], _NORMS[: 3 if conv is not None else 2]):
+                bn, i = children[i], i + 1
+            if conv is None and bn is None:
+                act, i = children[i], i + 1
+            elif i < n and activation_name(children[i]) is not None:
+                act, i = children[i], i + 1
+            yield start, conv, bn, act, i == n
+
+    def fuse(self) -> Self:
+        """Every BatchNorm folded into the convolution before it and replaced by ``nn.Identity``; equal in evaluation.
+
+        Children that have ``fuse()`` are replaced by its result.  Where nothing can be folded, returns itself.
+        """
+        names, children = list(self._modules), list(self._modules.values())
+        for i, child in enumerate(children):
+            if hasattr(child, "fuse"):
+                children[i] = child.fuse()
+            elif i + 1 < len(children) and isinstance(child, nn.Conv2d) and can_fold(child, children[i + 1]):
+                children[i : i + 2] = [fold_conv(child, children[i + 1]), nn.Identity()]
+        if all(a is b for a, b in zip(children, self._modules.values(), strict=True)):
+            return self
+        new = type(self)()
+        for name, child in zip(names, children, strict=True):
+            new.add_module(name, child)
+        new.training = self.training
+        new._fused_from = (self,)
+        return new
+
+    def unfuse(self) -> Self:
+        """The module on which ``fuse()`` was called, as it is now; itself if it is not the result of ``fuse()``."""
+        return self._fused_from[0] if self._fused_from else self
+
+    _fused_from: tuple[Self, ...] = ()  # in a tuple, so that it is no child
