@@ -1,4 +1,4 @@
-"""Builds cnnkernels._C with CMake and Ninja against the torch that is installed; everything else is in pyproject.toml.
+"""Builds cnnkernels._C with CMake, against the torch that is installed; everything else is in pyproject.toml.
 
 torch is deliberately not a build requirement: a build environment of its own would download another torch than the one
 the package is used with.  The installed one is found without importing it.
@@ -44,18 +44,16 @@ def cuda_archs() -> str:
 
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
-
         target = pathlib.Path(self.get_ext_fullpath(ext.name)).resolve()
         build = pathlib.Path(os.environ.get("CNNKERNELS_BUILD_DIR", ROOT / "build"))
         cmake = shutil.which("cmake") or sys.exit("cnnkernels: cmake not found; pip install cmake")
-        ninja = shutil.which("ninja") or sys.exit("cnnkernels: ninja not found; pip install ninja")
-        # An isolated build has its tools in a folder that is gone at the next build: a kept cache must not name them.
-        configure = [cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        configure = [cmake, "-S", str(ROOT), "-B", str(build)]
+        if ninja := shutil.which("ninja"):
+            # An isolated build has its tools in a folder that is gone at the next build: name today's, not the cache's.
+            configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         configure += [
             f"-DTORCH_DIR={torch_dir()}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCNNKERNELS_CUDA={os.environ.get('CNNKERNELS_CUDA', 'auto')}",
             f"-DCNNKERNELS_CUDA_ARCHS={cuda_archs()}",
         ]

@@ -26,7 +26,7 @@ except ImportError as e:
 
 def has_kernel(native: str, device_type: str) -> bool:
     """Whether the extension brought a kernel of this native op for this device type ("cpu" or "cuda")."""
-    if module is None:
+    if module is None or not hasattr(torch.ops.cnnkernels_native, native):
         return False
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
     name = f"cnnkernels_native::{native}"

@@ -6,17 +6,15 @@ DEVICE = os.environ.get("CNNKERNELS_TEST_DEVICE", "cpu")
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is declared, so before any import of them
 
-import pathlib
-import subprocess
-import sys
-
 import pytest
 import torch
 
 import cnnkernels
 from cnnkernels import _op
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from . import build_tree
+
+HAVE_CUDA_HEADERS = build_tree.cuda_include() is not None
 torch.set_num_threads(2)
 
 
@@ -30,43 +28,15 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs CNNKERNELS_TEST_DEVICE=cuda, as ./dev gpu sets"))
 
 
-def build_host_cuda(*targets: str) -> pathlib.Path:
-    """Builds targets of tests/host_cuda and returns the folder they are in."""
-    import pybind11
-
-    build = pathlib.Path(os.environ.get("CNNKERNELS_HOST_BUILD_DIR", ROOT / "build-host"))
-    configure = [
-        "cmake",
-        "-S",
-        str(ROOT),
-        "-B",
-        str(build),
-        "-G",
-        "Ninja",
-        "-DCNNKERNELS_CUDA=0",
-        "-DCNNKERNELS_HOST_CUDA=ON",
-    ]
-    configure += [f"-DTORCH_DIR={pathlib.Path(torch.__file__).parent}", f"-DPython_EXECUTABLE={sys.executable}"]
-    configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
-    for command in (configure, ["cmake", "--build", str(build), "--target", *targets]):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            pytest.fail(f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}", pytrace=False)
-    return build / "tests" / "host_cuda"
-
-
-def cuda_headers() -> bool:
-    """Whether the CUDA toolkit's headers are here, without which the CUDA sources cannot be compiled for the CPU."""
-    import shutil
-
-    nvcc = shutil.which("nvcc")
-    return nvcc is not None or pathlib.Path("/usr/local/cuda/include/cuda_fp16.h").exists()
+def build_host_cuda(*targets: str):
+    """Builds targets of tests/host_cuda and returns their folder; skips the test where there is no toolkit."""
+    if not HAVE_CUDA_HEADERS:
+        pytest.skip("no CUDA toolkit: its headers are needed to compile the CUDA sources for the CPU")
+    return build_tree.build("-DCNNKERNELS_HOST_CUDA=ON", targets=targets) / "tests" / "host_cuda"
 
 
 @pytest.fixture(scope="session")
-def host_cuda_library() -> pathlib.Path:
-    if not cuda_headers():
-        pytest.skip("no CUDA toolkit: its headers are needed to compile the CUDA sources for the CPU")
+def host_cuda_library():
     library = build_host_cuda("cnnkernels_hostcuda") / "libcnnkernels_hostcuda.so"
     torch.ops.load_library(str(library))
     return library

@@ -1,9 +1,9 @@
 """The ops: one file each, which is the op's whole contract."""
 
 from cnnkernels.ops.activation import activation, mish
-from cnnkernels.ops.channel_shuffle import channel_shuffle, concat_shuffle_split
 from cnnkernels.ops.bn_act import bn_act
 from cnnkernels.ops.bn_act_train import bn_act_train
+from cnnkernels.ops.channel_shuffle import channel_shuffle, concat_shuffle_split
 from cnnkernels.ops.dwconv_bn_act import dwconv_bn_act
 from cnnkernels.ops.dwconv_bn_act_train import dwconv_bn_act_train
 from cnnkernels.ops.nms import batched_diou_nms, diou_nms, nms, nms_padded
@@ -12,6 +12,8 @@ from cnnkernels.ops.squeeze_excite import squeeze_excite
 __all__ = [
     "activation",
     "batched_diou_nms",
+    "bn_act",
+    "bn_act_train",
     "channel_shuffle",
     "concat_shuffle_split",
     "diou_nms",
@@ -22,4 +24,3 @@ __all__ = [
     "nms_padded",
     "squeeze_excite",
 ]
-__all__ = ["activation", "bn_act", "bn_act_train", "dwconv_bn_act", "dwconv_bn_act_train", "mish"]

@@ -21,7 +21,7 @@ const char* isa_name(Isa i);
 
 }  // namespace ck::cpu
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(CK_CPU_GENERIC_ONLY)  // the macro: programs that link one set only
 #define CK_CPU_KERNEL(name, Args)               \
   namespace ck::cpu {                           \
   namespace generic {                           \

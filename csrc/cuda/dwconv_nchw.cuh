@@ -13,7 +13,7 @@ constexpr int kNchwColumns = 4;
 constexpr size_t kNchwShared = 24 * 1024;  // aimed at: 8 blocks of 128 threads per SM
 
 template <class T, int K, Step D>
-__global__ void __launch_bounds__(128, K == 7 ? 3 : (K == 3 ? 7 : 5) - (D == Step::up2)) dwconv_nchw_kernel(const DwConvTask a) {
+__global__ void __launch_bounds__(128, K == 7 ? 3 : D == Step::up2 ? 4 : K == 3 ? 7 : 5) dwconv_nchw_kernel(const DwConvTask a) {
   using G = Taps<K, D>;
   using Ring = Window<K, D, kNchwColumns, 1>;
   constexpr int COLS = Ring::kColumns, OUT_COLS = Ring::kOutColumns, CHUNKS = (COLS + 3) / 4, N = 16 / sizeof(T);

@@ -50,7 +50,7 @@ template <int K, int V>
 constexpr int kNhwcBlocks = K == 7 ? 2 : K == 3 && V == 2 ? 4 : 3;
 
 template <class T, int K, Step D, int V>
-__global__ void __launch_bounds__(kDwConvThreads, kNhwcBlocks<K, V>) dwconv_nhwc_kernel(const DwConvTask a) {
+__global__ void __launch_bounds__(kDwConvThreads, K == 5 && D == Step::up2 ? 2 : kNhwcBlocks<K, V>) dwconv_nhwc_kernel(const DwConvTask a) {
   using G = Taps<K, D>;
   constexpr int F = kNhwcColumns<K, D>, KK = K * K;
   using Ring = Window<K, D, F, V>;

@@ -1,5 +1,7 @@
 #include "../cuda/dwconv.h"
 
+#include "../cpu/dwconv.h"
+
 #include "glue.h"
 
 namespace ck::glue {
@@ -42,16 +44,42 @@ Tensor output(const Tensor& x, const DwConvShape& s) {
   return empty(x, {s.N, s.C, s.P, s.Q}, x.scalar_type(), s.channels_last);
 }
 
+void check_epilogue(const Tensor& x, const DwConvShape& s, const std::optional<Tensor>& scale,
+                    const std::optional<Tensor>& shift, const std::optional<Tensor>& residual) {
+  for (const auto* t : {&scale, &shift})
+    STD_TORCH_CHECK(!*t || ((*t)->numel() == s.C && (*t)->scalar_type() == acc_type(x) && (*t)->is_contiguous()),
+                    "dwconv: scale and shift must be [C] in the accumulation dtype");
+  STD_TORCH_CHECK(!residual || (residual->numel() == s.N * s.C * s.P * s.Q && residual->scalar_type() == x.scalar_type()),
+                  "dwconv: residual must match the output");
+}
+
+[[maybe_unused]] Tensor dwconv_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> scale,
+                                   std::optional<Tensor> shift, std::optional<Tensor> residual, IntList stride,
+                                   IntList padding, IntList dilation, int64_t act, double slope) {
+  const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
+  check_epilogue(x, s, scale, shift, residual);
+  Tensor y = output(x, s);
+  cpu::dwconv({dtype_of(x), ptr(x), ptr(weight), ptr(scale), ptr(shift), ptr(residual), mut(y), s, act_of(act), slope, nullptr,
+               nullptr, torch_pool()});
+  return y;
+}
+
+[[maybe_unused]] std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cpu(const Tensor& x, const Tensor& weight, IntList stride,
+                                                                     IntList padding, IntList dilation) {
+  const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
+  STD_TORCH_CHECK(s.N > 0, "dwconv_stats: nothing to take statistics of");
+  Tensor u = output(x, s), mean = empty(x, {s.C}, acc_type(x)), var = empty(x, {s.C}, acc_type(x));
+  cpu::dwconv_stats({dtype_of(x), ptr(x), ptr(weight), nullptr, nullptr, nullptr, mut(u), s, Act::identity, 0.0, mut(mean),
+                     mut(var), torch_pool()});
+  return {u, mean, var};
+}
+
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 Tensor dwconv_cuda(const Tensor& x, const Tensor& weight, std::optional<Tensor> scale, std::optional<Tensor> shift,
                    std::optional<Tensor> residual, IntList stride, IntList padding, IntList dilation, int64_t act,
                    double slope) {
   const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
-  for (const auto* t : {&scale, &shift})
-    STD_TORCH_CHECK(!*t || ((*t)->numel() == s.C && (*t)->scalar_type() == acc_type(x)),
-                    "dwconv: scale and shift must be [C] in the accumulation dtype");
-  STD_TORCH_CHECK(!residual || (residual->numel() == s.N * s.C * s.P * s.Q && residual->scalar_type() == x.scalar_type()),
-                  "dwconv: residual must match the output");
+  check_epilogue(x, s, scale, shift, residual);
   Tensor y = output(x, s);
   const CudaCall call(x);
   const cuda::DwConvArgs a{dtype_of(x), ptr(x), ptr(weight), ptr<float>(scale), ptr<float>(shift), ptr(residual), mut(y), s,
@@ -82,6 +110,10 @@ CK_NATIVE_OPS(m) {
   m.def(
       "dwconv_stats(Tensor x, Tensor weight, int[] stride, int[] padding, int[] dilation) -> (Tensor u, Tensor mean, "
       "Tensor var)");
+}
+CK_CPU_IMPL(m) {
+  m.impl("dwconv", TORCH_BOX(&dwconv_cpu));
+  m.impl("dwconv_stats", TORCH_BOX(&dwconv_stats_cpu));
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
