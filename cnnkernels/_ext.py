@@ -24,10 +24,9 @@ except ImportError as e:
         )
 
 
-def has_kernel(native: str, device_type: str) -> bool:
-    """Whether the extension brought a kernel of this native op for this device type ("cpu" or "cuda")."""
-    if module is None or not hasattr(torch.ops.cnnkernels_native, native):
+def has_kernel(native: str, device_type: str, namespace: str = "cnnkernels_native") -> bool:
+    """Whether there is a kernel of this native op for this device type ("cpu" or "cuda")."""
+    if module is None or not hasattr(getattr(torch.ops, namespace), native):
         return False
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
-    name = f"cnnkernels_native::{native}"
-    return key is not None and bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
+    return key is not None and bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{native}", key))

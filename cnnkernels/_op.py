@@ -216,15 +216,14 @@ class Op:
         needs = "cpu" if backend == "cpu" else CudaTarget.device_type
         if device_type != needs:
             return f"runs on {needs} tensors, got {device_type}"
-        if backend == "cuda" and CudaTarget.namespace != "cnnkernels_native":
-            return None
         if _ext.module is None:
             return _ext.error
-        missing = [n for n in self.native_ops if not _ext.has_kernel(n, device_type)]
-        if missing and backend == "cuda":
+        namespace = CudaTarget.namespace if backend == "cuda" else "cnnkernels_native"
+        missing = [n for n in self.native_ops if not _ext.has_kernel(n, device_type, namespace)]
+        if missing and backend == "cuda" and not _ext.module.build_info()["cuda"]:
             return "the extension was built without CUDA (no nvcc was found then): CNNKERNELS_CUDA=1 pip install -e ."
         return (
-            f"the extension has no kernel for {', '.join(missing)}: run `pip install -e .` again" if missing else None
+            f"the extension has no {backend} kernel for {', '.join(missing)}" if missing else None
         )
 
     def _why_not_here(self, backend: str, args: tuple[Any, ...]) -> str | None:
