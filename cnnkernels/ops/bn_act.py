@@ -17,6 +17,10 @@ from cnnkernels._batch_norm import along_channels
 from cnnkernels._op import Op
 
 
+def _triton() -> Any:
+    from cnnkernels.ops.triton import bn_act
+
+    return bn_act
 
 
 # ---- backward -----------------------------------------------------------------------------------------------------------
@@ -64,6 +68,7 @@ BN_ACT_BACKWARD = Op(
     fake=_fake_backward,
     native=_native_backward,
     native_ops=("bn_act_backward",),
+    triton=lambda: _triton().backward,
 )
 
 # ---- forward ------------------------------------------------------------------------------------------------------------
@@ -114,6 +119,7 @@ BN_ACT = Op(
     fake=lambda x, scale, shift, act, residual: _layout.empty_like(x),
     native=_native,
     native_ops=("bn_act",),
+    triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,
     autocast=("x", "residual"),

@@ -19,6 +19,10 @@ from cnnkernels._batch_norm import along_channels
 from cnnkernels._op import Op
 
 
+def _triton() -> Any:
+    from cnnkernels.ops.triton import bn_act
+
+    return bn_act
 
 
 def _normalise(
@@ -121,6 +125,7 @@ BN_ACT_TRAIN_BACKWARD = Op(
     fake=_fake_backward,
     native=_native_backward,
     native_ops=("bn_act_train_backward",),
+    triton=lambda: _triton().train_backward,
 )
 
 # ---- forward ------------------------------------------------------------------------------------------------------------
@@ -201,6 +206,7 @@ BN_ACT_TRAIN = Op(
     fake=_fake,
     native=_native,
     native_ops=("bn_act_train",),
+    triton=lambda: _triton().train_forward,
     save=_save,
     backward=_backward,
     autocast=("x", "residual"),
