@@ -5,8 +5,8 @@
 // cost a load and a store each against k * k multiply-adds, and buy: no borders, no channel tails and no conversions in the
 // inner loops, and one code path for every layout, type, padding and dilation.
 //
-//   channels_last  a task owns one vector of channels and a strip of rows.  Scratch is a ring of padded rows of pixels, a
-//                  vector each; the weights of a vector stay in registers for a whole row (3 x 3).
+//   channels_last  a task owns up to four vectors of channels and a strip of rows.  Scratch is a ring of padded rows of
+//                  pixels for each vector; the weights of a vector stay in registers for a whole row (3 x 3).
 //   NCHW           a task owns a strip of one plane.  Scratch is one padded plane per stride phase, so that every tap is a
 //                  unit-stride line at a fixed offset and the whole strip is one long line: 7 x 7 planes fill vectors too.
 //
@@ -27,6 +27,8 @@ constexpr int64_t kTaskWork = 32 * 1024;    // multiply-adds that make a task wo
 constexpr int64_t kStripWork = 256 * 1024;  // multiply-adds per strip of rows: enough strips for a thread each
 constexpr int64_t kPlane = 24 * 1024;       // scratch elements of an NCHW strip
 constexpr int64_t kLine = 2048;             // elements finished at a time
+constexpr int64_t kGroup = 4;               // vectors of channels that a channels_last task takes together
+constexpr int64_t kRings = 64 * 1024;       // bytes of their rings of rows
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -87,14 +89,6 @@ struct Conv {
     activation_forward({d, line, nullptr, line, n, a.act, a.slope, serial_pool()});
   }
 
-  // y[0..n) = line[0..n) (+ residual), n <= N per step; `at` is the offset in y
-  CK_INLINE void finish(const A* line, int64_t at, int n) const {
-    VA v = vload(line);
-    if (residual()) v = v + (n == N ? vload(residual() + at) : vload_n(residual() + at, n));
-    if (n == N) store(y() + at, v);
-    else store_n(y() + at, v, n);
-  }
-
   // ---- channels_last ------------------------------------------------------------------------------------------------------
   int64_t strip_rows() const {  // depends on the shape only
     const int64_t per_row = s.Q * N * s.kh * s.kw;
@@ -110,41 +104,74 @@ struct Conv {
     }
   }
 
-  // Rows [p0, p1) of image n, channels [c, c + lanes).
-  void strip_nhwc(int64_t n, int64_t p0, int64_t p1, int64_t c, int lanes, const A* w, Moments<A>* moments) const {
-    const int64_t width = std::max((s.Q - 1) * s.sw + int64_t(s.kw - 1) * s.dw + 1, s.left + s.W);  // of a padded row
-    const int ring = (s.kh - 1) * s.dh + 1;
-    A* rows = scratch<A>(0, (ring + 1) * width * N);
-    const A* zero = rows + ring * width * N;
-    std::fill(rows, rows + (ring + 1) * width * N, A(0));
-    const int64_t block = std::max<int64_t>(1, kLine / std::max<int64_t>(s.Q * N, 1));  // output rows finished together
-    A* line = scratch<A>(1, block * s.Q * N);
+  int64_t padded_width() const { return std::max((s.Q - 1) * s.sw + int64_t(s.kw - 1) * s.dw + 1, s.left + s.W); }
+  int ring() const { return (s.kh - 1) * s.dh + 1; }
+
+  // Vectors of channels that a task takes together: up to four, so that a pixel is a few cache lines in a row, and no
+  // more than leave the rings of rows in the L1 cache.
+  int64_t group() const {
+    const int64_t bytes = (ring() + 1) * padded_width() * N * static_cast<int64_t>(sizeof(A));
+    return std::clamp<int64_t>(kRings / bytes, 1, kGroup);
+  }
+
+  // Rows [p0, p1) of image n, `vectors` vectors of channels from c on; the last one has `lanes` channels.
+  void strip_nhwc(int64_t n, int64_t p0, int64_t p1, int64_t c, int vectors, int lanes, const A* w,
+                  Moments<A>* moments) const {
+    const int64_t width = padded_width(), rows = ring(), Q = s.Q, C = s.C;
+    const int64_t ring_size = rows * width * N, taps = (int64_t(s.kh) * s.kw + 1) * N;
+    A* rings = scratch<A>(0, vectors * ring_size + width * N);
+    const A* zero = rings + vectors * ring_size;
+    std::fill(rings, rings + vectors * ring_size + width * N, A(0));
+    const int64_t block = std::max<int64_t>(1, kLine / std::max<int64_t>(Q * N, 1));  // output rows finished together
+    const int64_t line_size = block * Q * N;
+    A* line = scratch<A>(1, vectors * line_size);
     std::vector<const A*> lines(s.kh);
-    int64_t next = std::max<int64_t>(0, p0 * s.sh - s.top);  // first input row not yet in the ring
+    int64_t next = std::max<int64_t>(0, p0 * s.sh - s.top);  // first input row not yet in the rings
     for (int64_t p = p0; p < p1; p += block) {
       const int64_t many = std::min(block, p1 - p);
       for (int64_t b = 0; b < many; ++b) {
-        const int64_t h0 = (p + b) * s.sh - s.top, h1 = std::min(h0 + ring, s.H);
+        const int64_t h0 = (p + b) * s.sh - s.top, h1 = std::min(h0 + rows, s.H);
         for (next = std::max(next, std::max<int64_t>(h0, 0)); next < h1; ++next)
-          copy_row_nhwc(x() + ((n * s.H + next) * s.W) * s.C + c, lanes, rows + ((next % ring) * width + s.left) * N);
-        for (int i = 0; i < s.kh; ++i) {
-          const int64_t h = h0 + int64_t(i) * s.dh;
-          lines[i] = h < 0 || h >= s.H ? zero : rows + (h % ring) * width * N;
+          copy_row_nhwc(x() + ((n * s.H + next) * s.W) * C + c, vectors, lanes,
+                        rings + ((next % rows) * width + s.left) * N, ring_size);
+        for (int g = 0; g < vectors; ++g) {
+          for (int i = 0; i < s.kh; ++i) {
+            const int64_t h = h0 + int64_t(i) * s.dh;
+            lines[i] = h < 0 || h >= s.H ? zero : rings + g * ring_size + (h % rows) * width * N;
+          }
+          convolve_row(lines.data(), w + g * taps, line + g * line_size + b * Q * N);
         }
-        convolve_row(lines.data(), w, line + b * s.Q * N);
       }
-      if (moments) add_lanes(line, many * s.Q, *moments);
-      activate_line(line, many * s.Q * N);
-      const int64_t at = ((n * s.P + p) * s.Q) * s.C + c;
-      for (int64_t q = 0; q < many * s.Q; ++q) finish(line + q * N, at + q * s.C, lanes);
+      for (int g = 0; g < vectors; ++g) {
+        if (moments) add_lanes(line + g * line_size, many * Q, moments[g]);
+        activate_line(line + g * line_size, many * Q * N);
+      }
+      finish_nhwc(line, line_size, vectors, lanes, ((n * s.P + p) * Q) * C + c, many * Q);
     }
   }
 
-  void copy_row_nhwc(const T* from, int lanes, A* to) const {
-    if (lanes == N)
-      for (int64_t q = 0; q < s.W; ++q) store(to + q * N, vload(from + q * s.C));
-    else
-      for (int64_t q = 0; q < s.W; ++q) store(to + q * N, vload_n(from + q * s.C, lanes));
+  void copy_row_nhwc(const T* from, int vectors, int lanes, A* to, int64_t ring_size) const {
+    const int64_t W = s.W, C = s.C;
+    for (int64_t q = 0; q < W; ++q, from += C, to += N) {
+      for (int g = 0; g < vectors - 1; ++g) store(to + g * ring_size, vload(from + g * N));
+      const int g = vectors - 1;
+      store(to + g * ring_size, lanes == N ? vload(from + g * N) : vload_n(from + g * N, lanes));
+    }
+  }
+
+  void finish_nhwc(const A* line, int64_t line_size, int vectors, int lanes, int64_t at, int64_t pixels) const {
+    const int64_t C = s.C;
+    T* to = y() + at;
+    const T* add = residual() ? residual() + at : nullptr;
+    for (int64_t q = 0; q < pixels; ++q, to += C, line += N) {
+      for (int g = 0; g < vectors; ++g) {
+        const int n = g == vectors - 1 ? lanes : N;
+        VA v = vload(line + g * line_size);
+        if (add) v = v + (n == N ? vload(add + q * C + g * N) : vload_n(add + q * C + g * N, n));
+        if (n == N) store(to + g * N, v);
+        else store_n(to + g * N, v, n);
+      }
+    }
   }
 
   void convolve_row(const A* const* lines, const A* w, A* out) const {
@@ -172,17 +199,19 @@ struct Conv {
   }
 
   void run_nhwc() const {
-    const int64_t vectors = ceil_div(s.C, N), rows = strip_rows(), strips = ceil_div(s.P, rows);
+    const int64_t vectors = ceil_div(s.C, N), most = group(), groups = ceil_div(vectors, most);
+    const int64_t rows = strip_rows(), strips = ceil_div(s.P, rows), taps = (int64_t(s.kh) * s.kw + 1) * N;
     std::vector<Moments<A>> moments(stats ? s.N * strips * vectors : 0);
-    const int64_t work = rows * s.Q * N * s.kh * s.kw;
-    // Neighbouring tasks share cache lines of x, and a thread's tasks of one vector share packed weights.
-    parallel(a.pool, s.N * strips * vectors, ceil_div(kTaskWork, std::max<int64_t>(work, 1)), [&](int64_t b, int64_t e) {
-      A* w = scratch<A>(2, (s.kh * s.kw + 1) * N);
+    const int64_t work = rows * s.Q * N * s.kh * s.kw * most;
+    parallel(a.pool, s.N * strips * groups, ceil_div(kTaskWork, std::max<int64_t>(work, 1)), [&](int64_t b, int64_t e) {
+      A* w = scratch<A>(2, most * taps);
       for (int64_t i = b; i < e; ++i) {
-        const int64_t v = i % vectors, strip = i / vectors % strips, n = i / vectors / strips;
-        const int lanes = static_cast<int>(std::min<int64_t>(N, s.C - v * N));
-        pack(v * N, lanes, w);
-        strip_nhwc(n, strip * rows, std::min(s.P, (strip + 1) * rows), v * N, lanes, w, stats ? &moments[i] : nullptr);
+        const int64_t v = i % groups * most, strip = i / groups % strips, n = i / groups / strips;
+        const int count = static_cast<int>(std::min(most, vectors - v));
+        const int lanes = static_cast<int>(std::min<int64_t>(N, s.C - (v + count - 1) * N));
+        for (int g = 0; g < count; ++g) pack((v + g) * N, g == count - 1 ? lanes : N, w + g * taps);
+        strip_nhwc(n, strip * rows, std::min(s.P, (strip + 1) * rows), v * N, count, lanes, w,
+                   stats ? &moments[(n * strips + strip) * vectors + v] : nullptr);
       }
     });
     if (!stats) return;
@@ -228,10 +257,11 @@ struct Conv {
       for (int b = 0; b < s.sw; ++b) {  // column w of x is column left + w of the padded row
         const int64_t j0 = s.left > b ? ceil_div(s.left - b, s.sw) : 0, w0 = j0 * s.sw + b - s.left;
         A* phase = to + b * pl.size + j0;
+        const int64_t many = w0 < s.W ? ceil_div(s.W - w0, s.sw) : 0;
         if (s.sw == 2)
-          for (int64_t j = 0; w0 + 2 * j < s.W; ++j) phase[j] = row[w0 + 2 * j];
+          every_second(row + w0, phase, many);
         else
-          for (int64_t j = 0; w0 + s.sw * j < s.W; ++j) phase[j] = row[w0 + s.sw * j];
+          for (int64_t j = 0; j < many; ++j) phase[j] = row[w0 + s.sw * j];
       }
     }
   }
@@ -265,6 +295,18 @@ struct Conv {
     m.merge(n, VA(mean), VA(m2));
   }
 
+  void finish_nchw(const A* line, int64_t pitch, int64_t at, int64_t rows) const {
+    const int64_t Q = s.Q;
+    T* to = y() + at;
+    const T* add = residual() ? residual() + at : nullptr;
+    for (int64_t p = 0; p < rows; ++p, line += pitch, to += Q) {
+      int64_t q = 0;
+      for (; q + N <= Q; q += N) store(to + q, add ? vload(line + q) + vload(add + p * Q + q) : vload(line + q));
+      const int n = static_cast<int>(Q - q);
+      if (n) store_n(to + q, add ? vload(line + q) + vload_n(add + p * Q + q, n) : vload(line + q), n);
+    }
+  }
+
   void run_nchw() const {
     const Plane pl = plane();
     const int taps = s.kh * s.kw;
@@ -291,11 +333,7 @@ struct Conv {
         flat_line(lines.data(), w, taps, length, shift(c), line, clamp);
         if (stats) add_rows(line, rows, pl.pitch, moments[i]);
         activate_line(line, length);
-        for (int64_t p = 0; p < rows; ++p) {
-          const int64_t at = (nc * s.P + p0 + p) * s.Q;
-          for (int64_t q = 0; q < s.Q; q += N)
-            finish(line + p * pl.pitch + q, at + q, static_cast<int>(std::min<int64_t>(N, s.Q - q)));
-        }
+        finish_nchw(line, pl.pitch, (nc * s.P + p0) * s.Q, rows);
       }
     });
     if (!stats) return;

@@ -323,6 +323,27 @@ CK_INLINE F32 m_exp(F32 x) {
   return times_two_to(fma(p, r * r, r + F32(1.f)), n);
 }
 
+// to[i] = from[2 * i] for n elements; reads up to from[2 * n].
+template <class A>
+CK_INLINE void every_second(const A* from, A* to, int64_t n) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    for (; i + 16 < n; i += 16)
+      _mm512_storeu_ps(to + i, _mm512_permutex2var_ps(_mm512_loadu_ps(from + 2 * i), even, _mm512_loadu_ps(from + 2 * i + 16)));
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(A) == 4) {
+    for (; i + 8 < n; i += 8) {
+      const __m256 pairs = _mm256_shuffle_ps(_mm256_loadu_ps(from + 2 * i), _mm256_loadu_ps(from + 2 * i + 8), 0x88);
+      _mm256_storeu_pd(reinterpret_cast<double*>(to + i), _mm256_permute4x64_pd(_mm256_castps_pd(pairs), 0xd8));
+    }
+  }
+#endif
+  for (; i < n; ++i) to[i] = from[2 * i];
+}
+
 // ---- which vector goes with an element type -------------------------------------------------------------------------
 template <class T> struct VecOf {
   using type = F32;
