@@ -222,9 +222,7 @@ class Op:
         missing = [n for n in self.native_ops if not _ext.has_kernel(n, device_type, namespace)]
         if missing and backend == "cuda" and not _ext.module.build_info()["cuda"]:
             return "the extension was built without CUDA (no nvcc was found then): CNNKERNELS_CUDA=1 pip install -e ."
-        return (
-            f"the extension has no {backend} kernel for {', '.join(missing)}" if missing else None
-        )
+        return f"the extension has no {backend} kernel for {', '.join(missing)}" if missing else None
 
     def _why_not_here(self, backend: str, args: tuple[Any, ...]) -> str | None:
         if backend in ("cuda", "triton") and args[0].dtype is torch.float64:

@@ -23,7 +23,9 @@ import torch
 
 def _missing_symbols(extension: pathlib.Path) -> list[str]:
     """Symbols of PyTorch's CUDA libraries that the extension needs."""
-    listing = subprocess.run(["nm", "-D", "--undefined-only", str(extension)], check=True, capture_output=True, text=True)
+    listing = subprocess.run(
+        ["nm", "-D", "--undefined-only", str(extension)], check=True, capture_output=True, text=True
+    )
     names = [line.split()[-1] for line in listing.stdout.splitlines() if line.split()[0] == "U"]
     here = [ctypes.CDLL(str(pathlib.Path(torch.__file__).parent / "lib" / f"lib{n}.so")) for n in ("c10", "torch_cpu")]
     here.append(ctypes.CDLL(None))

@@ -22,8 +22,6 @@ NAME, BACKWARD_NAME = "dwconv_bn_act", "dwconv_bn_act_backward"
 Ints = Sequence[int]
 
 
-
-
 def _per_channel(x: Tensor) -> tuple[int, int, int, int]:
     return (1, x.shape[1], 1, 1)
 

@@ -23,8 +23,6 @@ NAME, BACKWARD_NAME = "dwconv_bn_act_train", "dwconv_bn_act_train_backward"
 Ints = Sequence[int]
 
 
-
-
 def _check_parameters(op: str, x: Tensor, bn_weight: Tensor | None, bn_bias: Tensor | None, eps: float) -> None:
     for name, t in (("bn_weight", bn_weight), ("bn_bias", bn_bias)):
         if t is not None:

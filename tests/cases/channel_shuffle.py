@@ -4,7 +4,7 @@ from cnnkernels import ops
 
 from .table import ELEMENTWISE, Bad, Case, OpCases, randn
 
-EXACT = {dtype: (0.0, 0.0) for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
+EXACT = dict.fromkeys((torch.float64, torch.float32, torch.float16, torch.bfloat16), (0.0, 0.0))
 
 # channels x groups: every vectorised number of streams on either side (2, 3, 4, 6, 8), odd ones, both trivial ones
 SHUFFLES = {

@@ -19,7 +19,15 @@ def ids(*shape: int, many: int = 3) -> torch.Tensor:
 
 
 def _nms(n: int, threshold: float, kind: str, beta: float = 1.0, classes: bool = False, images: bool = False):
-    return lambda: (boxes(n), rand(n, seed=5), threshold, kind, beta, ids(n) if classes else None, ids(n, many=2) if images else None)
+    return lambda: (
+        boxes(n),
+        rand(n, seed=5),
+        threshold,
+        kind,
+        beta,
+        ids(n) if classes else None,
+        ids(n, many=2) if images else None,
+    )
 
 
 def _padded(b: int, n: int, kind: str, max_out: int, classes: bool = False, beta: float = 1.0):

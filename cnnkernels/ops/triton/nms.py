@@ -104,26 +104,28 @@ def nms_mask_kernel(
 
 
 @triton.jit
-def nms_scan_kernel(ends_ptr, removed_ptr, kept_ptr, mask_ptr, n, words, first, tiles, TILE: tl.constexpr, BLOCK: tl.constexpr):
+def nms_scan_kernel(
+    ends_ptr, removed_ptr, kept_ptr, mask_ptr, n, words, first, tiles, TILE: tl.constexpr, BLOCK: tl.constexpr
+):
     # one program: one image's band.  A tile is decided box by box in a register, then its kept rows are or-ed, BLOCK
     # words at a time, into what is removed from later tiles.
     image = tl.program_id(0).to(tl.int64)
-    for step in range(0, tiles):
+    for step in range(tiles):
         tile = first + step
         last = tl.minimum((tile + 1) * TILE, n) - 1
         end = tl.load(ends_ptr + image * n + last).to(tl.int64)
         rows = mask_ptr + (image * tiles + step).to(tl.int64) * TILE * words
         inside = ~tl.load(removed_ptr + image * words + tile)
-        for i in range(0, TILE):
+        for i in range(TILE):
             row = tl.load(rows + i * words + tile, mask=tile * TILE + i < n, other=0)
             inside = inside & ~tl.where(((inside >> i) & 1) == 1, row, row * 0)
         tl.store(kept_ptr + image * words + tile, inside)
         later = (end - 1) // TILE
-        for start in range(0, (words + BLOCK - 1) // BLOCK):
+        for start in range((words + BLOCK - 1) // BLOCK):
             word = start * BLOCK + tl.arange(0, BLOCK)
             here = (word > tile) & (word <= later)
             bits = tl.load(removed_ptr + image * words + word, mask=here, other=0)
-            for i in range(0, TILE):
+            for i in range(TILE):
                 bits = bits | tl.load(rows + i * words + word, mask=here & (((inside >> i) & 1) == 1), other=0)
             tl.store(removed_ptr + image * words + word, bits, mask=here)
         tl.debug_barrier()  # the next tile reads what other threads stored

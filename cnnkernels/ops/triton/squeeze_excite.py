@@ -62,7 +62,7 @@ def squeeze_excite_total_kernel(part_ptr, out_ptr, channels, strips, scale, BC: 
     n = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     s = tl.zeros([BC], tl.float32)
-    for k in range(0, strips):
+    for k in range(strips):
         s += tl.load(part_ptr + (n * strips + k) * channels + c, mask=c < channels, other=0.0)
     tl.store(out_ptr + n * channels + c, s * scale, mask=c < channels)
 
@@ -143,7 +143,7 @@ def squeeze_excite_weight_gradient_kernel(
     k = tl.program_id(1) * BK + tl.arange(0, BK)
     w = tl.zeros([BR, BK], tl.float32)
     b = tl.zeros([BR], tl.float32)
-    for n in range(0, images):
+    for n in range(images):
         d = tl.load(d_ptr + r, mask=r < rows, other=0.0)
         v = activate(tl.load(in_ptr + k, mask=k < size, other=0.0), slope, ACT)
         d_ptr += rows
