@@ -143,7 +143,7 @@ def squeeze_excite_weight_gradient_kernel(
     k = tl.program_id(1) * BK + tl.arange(0, BK)
     w = tl.zeros([BR, BK], tl.float32)
     b = tl.zeros([BR], tl.float32)
-    for n in range(images):
+    for _ in range(images):
         d = tl.load(d_ptr + r, mask=r < rows, other=0.0)
         v = activate(tl.load(in_ptr + k, mask=k < size, other=0.0), slope, ACT)
         d_ptr += rows
