@@ -50,7 +50,7 @@ class Explanation:
 
     environment: dict[str, str]
     ops: dict[str, dict[str, str]]
-    """op -> {"cpu tensors": backend in use, "cuda tensors": the same, "why not cpu" / "cuda" / "triton": "" or the reason}"""
+    """op -> {"cpu tensors": backend in use, "cuda tensors": the same, "why not cpu" (cuda, triton): "" or the reason}"""
     fallbacks: dict[tuple[str, str, str], int]
     """(op, backend that could not run, reason) -> number of calls that ``reference`` served instead."""
     wanted: str | None
@@ -75,7 +75,9 @@ class Explanation:
             parts.append("\n".join(lines))
         if self.fallbacks:
             lines = ["Calls that reference served instead:"]
-            lines += [f"  {op} on {backend}, {count} times: {why}" for (op, backend, why), count in self.fallbacks.items()]
+            lines += [
+                f"  {op} on {backend}, {count} times: {why}" for (op, backend, why), count in self.fallbacks.items()
+            ]
             parts.append("\n".join(lines))
         else:
             parts.append("No call has fallen back to reference.")
@@ -85,6 +87,6 @@ class Explanation:
 
 
 def explain() -> Explanation:
-    """What is active for each op on CPU and on CUDA tensors, why the other backends are not, and what fell back so far."""
+    """What is active for each op on CPU and on CUDA tensors, why other backends are not, and what fell back so far."""
     ops = {name: dict(row) for name, row in explain_rows().items()}
     return Explanation(environment(), ops, dict(_backend.fallbacks), _backend.wanted())

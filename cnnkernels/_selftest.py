@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cnnkernels import _backend, ops
 
-
 Sample = tuple[Callable[..., Any], Sequence[Tensor]]
 
 
@@ -49,7 +48,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "concat_shuffle_split": lambda: (ops.concat_shuffle_split, _randn((2, 6, 5, 5), (2, 6, 5, 5))),
     "squeeze_excite": lambda: (ops.squeeze_excite, _randn((2, 16, 5, 5), (4, 16), (4,), (16, 4), (16,))),
     "nms": lambda: (lambda b, s: ops.nms(b, s, 0.3), _boxes()),
-    "nms_padded": lambda: (lambda b, s: ops.nms_padded(b, s, 0.3, max_out=20), _boxes()),
+    "nms_padded": lambda: (lambda b, s: ops.nms_padded(b[None], s[None], 0.3, max_out=20), _boxes()),
     "diou_nms": lambda: (lambda b, s: ops.diou_nms(b, s, 0.3), _boxes()),
     "batched_diou_nms": lambda: (lambda b, s: ops.batched_diou_nms(b, s, (s * 100).long() % 3, 0.3), _boxes()),
 }

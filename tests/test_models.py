@@ -47,7 +47,7 @@ def pair(make_expected, **kw):
     return ours, expected
 
 
-def eager(**kw):
+def eager():
     return EagerMobileNetV2()
 
 
@@ -58,7 +58,7 @@ def test_registry():
     assert list_models("mobilenet*") == [MODEL]
     assert MODEL in list_models()
     assert list_models("nothing*") == []
-    with pytest.raises(ValueError, match="no network called 'mobilenet'; there are: .*mobilenet_v2"):
+    with pytest.raises(ValueError, match=r"no network called 'mobilenet'; there are: .*mobilenet_v2"):
         create_model("mobilenet")
 
 
@@ -86,7 +86,7 @@ def test_same_keys_and_initialisation_as_torchvision(torchvision_models):
     assert [n for n, _ in ours.named_parameters()] == [n for n, _ in expected.named_parameters()]
     assert [v.shape for v in a.values()] == [v.shape for v in b.values()]
     for name, ours_, theirs in ((k, a[k], b[k]) for k in a if b[k].numel() > 5000):
-        assert ours_.std() == pytest.approx(theirs.std(), rel=0.1), name
+        assert ours_.std().item() == pytest.approx(theirs.std().item(), rel=0.1), name
 
 
 @pytest.mark.parametrize("width", [0.35, 0.5, 1.4])
@@ -188,7 +188,9 @@ def test_features_only():
         whole = create_model(MODEL).eval()
         whole.load_state_dict(model.state_dict(), strict=False)
         last = whole.features[:-1](photo(1, 96))
-    assert [tuple(m.shape) for m in maps] == [(1, c, 96 // s, 96 // s) for c, s in zip(model.channels, model.strides, strict=True)]
+    assert [tuple(m.shape) for m in maps] == [
+        (1, c, 96 // s, 96 // s) for c, s in zip(model.channels, model.strides, strict=True)
+    ]
     torch.testing.assert_close(maps[-1], last, rtol=1e-4, atol=1e-4 * last.abs().max().item())
 
 
@@ -250,7 +252,7 @@ def test_never_unpickles(tmp_path):
 
     path = tmp_path / "weights.pth"
     torch.save({"features.0.0.weight": Trap()}, path)
-    with pytest.raises(Exception, match="(?i)weights.only"):
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
         create_model(MODEL, pretrained=path)
 
 

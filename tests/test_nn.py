@@ -684,7 +684,9 @@ def test_channel_shuffle():
 def test_squeeze_excite(gate, bias):
     torch.manual_seed(0)
     module = SqueezeExcite(C, 4, act="silu", gate=gate, bias=bias)
-    assert [k.partition(".")[0] for k, _ in module.named_parameters()] == ["fc1", "fc1", "fc2", "fc2"][:: 1 if bias else 2]
+    assert [k.partition(".")[0] for k, _ in module.named_parameters()] == ["fc1", "fc1", "fc2", "fc2"][
+        :: 1 if bias else 2
+    ]
 
     def plain(x):
         s = module.fc2(module.activation(module.fc1(x.mean((2, 3), keepdim=True))))

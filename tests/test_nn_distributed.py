@@ -46,7 +46,9 @@ def test_two_processes(tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     command = [sys.executable, "-c", WORKER]
     workers = [
-        subprocess.Popen([*command, str(r), str(tmp_path / "store")], stderr=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(
+            [*command, str(r), str(tmp_path / "store")], stderr=subprocess.PIPE, text=True, env=environment
+        )
         for r in range(2)
     ]
     try:

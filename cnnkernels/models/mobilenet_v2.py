@@ -30,7 +30,12 @@ class MobileNetV2(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int = 1000, in_chans: int = 3, width_mult: float = 1.0, dropout: float = 0.2, features_only: bool = False
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        width_mult: float = 1.0,
+        dropout: float = 0.2,
+        features_only: bool = False,
     ) -> None:
         super().__init__()
         channels = round_channels(32 * width_mult)
@@ -49,7 +54,9 @@ class MobileNetV2(nn.Module):
         if not features_only:
             features.append(conv_bn_act(channels, last, 1))
         self.features = nn.Sequential(*features)
-        self.classifier: Any = None if features_only else nn.Sequential(nn.Dropout(dropout), nn.Linear(last, num_classes))
+        self.classifier: Any = (
+            None if features_only else nn.Sequential(nn.Dropout(dropout), nn.Linear(last, num_classes))
+        )
         self._ends = {i for i, _, _ in ends} if features_only else set()
         self.channels = [c for _, c, _ in ends]
         """Of the feature maps."""

@@ -39,11 +39,11 @@ def create_model(
         ``weights_only=True`` (nothing else of it is ever unpickled).  Keys and shapes must match exactly; with
         ``features_only`` the file may also hold the layers that are left out.  Nothing is downloaded.
     num_classes: width of the classifier.  in_chans: channels of the images.
-    features_only: a network that returns a list of feature maps; ``model.channels`` and ``model.strides`` describe them.
+    features_only: a network that returns a list of feature maps, described by ``model.channels`` and ``.strides``.
     kw: for the network, such as ``width_mult``.
 
-    Raises ValueError for an unknown name and for a file that does not fit, with the keys that are missing, unexpected or
-    of another shape; FileNotFoundError.
+    Raises ValueError for an unknown name and for a file that does not fit, with the keys that are missing, unexpected
+    or of another shape; FileNotFoundError.
     """
     if name not in _MODELS:
         near = ", ".join(list_models())
@@ -57,7 +57,7 @@ def create_model(
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by key, on the CPU.  A file of ``torch.save`` may hold them under "state_dict"."""
+    """The tensors of a checkpoint file by key, on the CPU.  ``torch.save`` may have put them under "state_dict"."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file {path}")
@@ -88,7 +88,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], may_skip: Seque
         "missing": [k for k in own if k not in given and k not in optional],
         "unexpected": [k for k in given if k not in own],
         "of another shape": [
-            f"{k} (file {list(v.shape)}, model {list(own[k].shape)})" for k, v in given.items() if k in own and v.shape != own[k].shape
+            f"{k} (file {list(v.shape)}, model {list(own[k].shape)})"
+            for k, v in given.items()
+            if k in own and v.shape != own[k].shape
         ],
     }
     if any(problems.values()):

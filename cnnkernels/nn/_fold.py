@@ -4,8 +4,8 @@
     scale_c = gamma_c / sqrt(running_var_c + eps)
     shift_c = beta_c + scale_c * (b_c - running_mean_c)
 
-Computed in float64 and rounded once.  A kept result is valid while every tensor it came from is the same object with the
-same version counter and the same storage; it is also dropped by ``train()``, ``eval()``, ``to()`` and its like, and
+Computed in float64 and rounded once.  A kept result is valid while every tensor it came from is the same object with
+the same version counter and the same storage; it is also dropped by ``train()``, ``eval()``, ``to()`` and its like, and
 ``load_state_dict``.  A write through ``tensor.data`` is invisible to version counters: call ``eval()`` after one.
 """
 
@@ -24,7 +24,7 @@ TENSORS = (torch.nn.Parameter, Tensor)
 
 @dataclass(frozen=True)
 class Folded:
-    """What a fused path needs of conv and bn.  ``weight`` is the convolution's, multiplied by scale if ``into_weight``."""
+    """What a fused path needs of conv and bn.  ``weight`` is the convolution's, times scale if ``into_weight``."""
 
     scale: Tensor
     shift: Tensor
@@ -45,7 +45,7 @@ def sources_of(conv: Any, bn: Any) -> tuple[Tensor | None, ...]:
 
 
 def scale_and_shift(bn: Any, bias: Tensor | None, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Differentiable with respect to the parameters of bn and the bias.  ``bn=None`` is the identity; like: [C, ...]."""
+    """Differentiable towards the parameters of bn and the bias.  ``bn=None`` is the identity; like: [C, ...]."""
     double = torch.float64
     if bn is None:
         scale = torch.ones(like.shape[0], dtype=double, device=like.device)
@@ -91,10 +91,19 @@ class FoldsBatchNorm(nn.Module):
             or any(t.is_inference() for t in tensors)  # these have no version counter
         ):
             return fold(conv, bn, dtype, into_weight)
-        state = (dtype, into_weight, None if bn is None else bn.eps, *((t._version, t.data_ptr(), t.dtype) for t in tensors))
+        state = (
+            dtype,
+            into_weight,
+            None if bn is None else bn.eps,
+            *((t._version, t.data_ptr(), t.dtype) for t in tensors),
+        )
         entry = self._folds.get(name)
-        if entry is None or entry.state != state or any(a is not b for a, b in zip(entry.sources, sources, strict=True)):
-            # Normal tensors without history, also when called in inference mode: a later call may need a gradient for x.
+        if (
+            entry is None
+            or entry.state != state
+            or any(a is not b for a, b in zip(entry.sources, sources, strict=True))
+        ):
+            # Normal tensors without history, also in inference mode: a later call may need a gradient for x.
             with torch.inference_mode(False), torch.no_grad():
                 entry = _Entry(sources, state, fold(conv, bn, dtype, into_weight))
             self._folds[name] = entry

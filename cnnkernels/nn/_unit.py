@@ -1,17 +1,17 @@
 """How a run of children (convolution, BatchNorm, activation) is computed: the choice is made anew at every call.
 
-================  ==================================================  ===================================================
+================  ==================================================  ==================================================
 path              when                                                what runs
-================  ==================================================  ===================================================
-train-fused       BatchNorm uses batch statistics                     ``dwconv_bn_act_train``, or conv + ``bn_act_train``
+================  ==================================================  ==================================================
+train-fused       BatchNorm uses batch statistics                     ``dwconv_bn_act_train``; conv + ``bn_act_train``
 folded            BatchNorm uses its running statistics               ``dwconv_bn_act``, or conv + ``bn_act``, or (on a
                                                                       CPU, without gradients) conv with folded weights
 plain             anything unusual, see ``untouched``; SyncBatchNorm  the children, one after the other, as modules
                   in training; tracing by torch.fx or torch.func
-================  ==================================================  ===================================================
+================  ==================================================  ==================================================
 
-A convolution that is not depthwise is always called as a module, so its own hooks and class may be anything, except where
-its weights are folded.  An activation that no op knows, or that has hooks, is called as a module after the fused part.
+A convolution that is not depthwise is always called as a module, so its own hooks and class may be anything, except
+where its weights are folded.  An activation that no op knows, or that has hooks, is called as a module after the fused part.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def untouched(module: nn.Module, *classes: type[nn.Module]) -> bool:
 
 
 def ordinary_call(x: object) -> bool:
-    """x is a plain tensor (no torch.fx proxy, no subclass), and nobody watches every module or transforms the function."""
+    """x is a plain tensor (no torch.fx proxy, no subclass), and nobody watches all modules or transforms the function."""
     if type(x) not in TENSORS or _has_any_global_hook():
         return False
     return torch.compiler.is_compiling() or _FUNCTORCH_LEVEL() is None
@@ -131,7 +131,9 @@ def run(
     return ops.bn_act(y, folded.scale, folded.shift, act=fused_act, residual=residual)
 
 
-def _folded_depthwise(owner: FoldsBatchNorm, name: Any, x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None) -> Tensor:
+def _folded_depthwise(
+    owner: FoldsBatchNorm, name: Any, x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None
+) -> Tensor:
     folded = owner.folded(name, conv, bn, _check.acc_dtype(x), into_weight=False)
     return ops.dwconv_bn_act(
         x,
@@ -149,8 +151,8 @@ def _folded_depthwise(owner: FoldsBatchNorm, name: Any, x: Tensor, conv: Any, bn
 def _in_place(x: Tensor, conv: Any, bn: Any, act: str) -> bool:
     """Whether to give the convolution folded weights and finish in place, instead of conv + ``bn_act``.
 
-    On a CPU a convolution adds its bias for free, so an activation of one instruction is cheapest in place.  cuDNN's bias
-    is a pass of its own, and half types would round the weights a second time.
+    On a CPU a convolution adds its bias for free, so an activation of one instruction is cheapest in place.  cuDNN's
+    bias is a pass of its own, and half types would round the weights a second time.
     """
     return (
         x.device.type == "cpu"
@@ -165,7 +167,9 @@ def _in_place(x: Tensor, conv: Any, bn: Any, act: str) -> bool:
     )
 
 
-def _folded_dense(owner: FoldsBatchNorm, name: Any, x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None) -> Tensor:
+def _folded_dense(
+    owner: FoldsBatchNorm, name: Any, x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None
+) -> Tensor:
     folded = owner.folded(name, conv, bn, conv.weight.dtype, into_weight=True)
     return _finish(conv._conv_forward(x, folded.weight, folded.shift), act, residual)
 

@@ -15,7 +15,13 @@ from cnnkernels.nn.sequential import FusedSequential
 
 
 def conv_bn_act(
-    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, groups: int = 1, act: str = "relu6", **bn: Any
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    act: str = "relu6",
+    **bn: Any,
 ) -> FusedSequential:
     """Children 0 (Conv2d without bias), 1 (BatchNorm2d, made with ``bn``) and 2 (activation)."""
     padding = same_padding(kernel_size, 1)
@@ -32,11 +38,17 @@ class InvertedResidual(nn.Module):
     Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv:1801.04381, figure 4.
 
     in_channels, out_channels, stride (1 or 2), expand_ratio: width of the middle = round(in_channels * expand_ratio);
-    a ratio of 1 leaves the expansion out.  Keys as in torchvision's MobileNetV2: ``conv.0.0.weight``, ``conv.0.1.weight``, ...
+    a ratio of 1 leaves the expansion out.  Keys as in torchvision: ``conv.0.0.weight``, ``conv.0.1.weight``, ...
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, expand_ratio: float, kernel_size: int = 3, act: str = "relu6"
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        expand_ratio: float,
+        kernel_size: int = 3,
+        act: str = "relu6",
     ) -> None:
         super().__init__()
         if stride not in (1, 2):
@@ -82,7 +94,9 @@ class ShuffleUnit(nn.Module):
     halves; with ``split=True`` the result comes as such a pair, written by one pass for the unit that follows.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, kernel_size: int = 3, act: str = "relu") -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, kernel_size: int = 3, act: str = "relu"
+    ) -> None:
         super().__init__()
         if stride not in (1, 2):
             raise ValueError(f"ShuffleUnit: stride must be 1 or 2, got {stride}")
@@ -102,7 +116,9 @@ class ShuffleUnit(nn.Module):
             return [nn.Conv2d(c_in, half, 1, bias=False), nn.BatchNorm2d(half), create_activation(act)]
 
         self.branch1: Any = FusedSequential(*(depthwise(in_channels) + pointwise(in_channels) if stride == 2 else []))
-        self.branch2: Any = FusedSequential(*pointwise(in_channels if stride == 2 else half), *depthwise(half), *pointwise(half))
+        self.branch2: Any = FusedSequential(
+            *pointwise(in_channels if stride == 2 else half), *depthwise(half), *pointwise(half)
+        )
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor], split: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         if self.stride == 1:
@@ -122,7 +138,9 @@ class SqueezeExcite(nn.Module):
     fc1 and fc2 are 1x1 convolutions.  As one op (``ops.squeeze_excite``) unless a child has hooks or another class.
     """
 
-    def __init__(self, channels: int, squeeze_channels: int, act: str = "relu", gate: str = "sigmoid", bias: bool = True) -> None:
+    def __init__(
+        self, channels: int, squeeze_channels: int, act: str = "relu", gate: str = "sigmoid", bias: bool = True
+    ) -> None:
         super().__init__()
         if gate not in ("sigmoid", "hard_sigmoid"):
             raise ValueError(f"SqueezeExcite: gate must be sigmoid or hard_sigmoid, got {gate!r}")
@@ -145,6 +163,12 @@ class SqueezeExcite(nn.Module):
             and _unit.untouched(self.scale_activation, type(self.scale_activation))
         ):
             return ops.squeeze_excite(
-                x, self.fc1.weight.flatten(1), self.fc1.bias, self.fc2.weight.flatten(1), self.fc2.bias, act=act, gate=gate
+                x,
+                self.fc1.weight.flatten(1),
+                self.fc1.bias,
+                self.fc2.weight.flatten(1),
+                self.fc2.bias,
+                act=act,
+                gate=gate,
             )
         return x * self.scale_activation(self.fc2(self.activation(self.fc1(self.avgpool(x)))))

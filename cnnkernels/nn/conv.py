@@ -55,8 +55,8 @@ def can_fold(conv: Any, bn: Any) -> bool:
 class ConvBNAct(FoldsBatchNorm):
     """``act(bn(conv(x)))`` with BatchNorm and activation in one pass behind torch's convolution.
 
-    In training the statistics, the normalisation and the activation are ``ops.bn_act_train``; in evaluation BatchNorm is
-    folded.  A depthwise convolution runs fused as a whole, as in ``DWConvBNAct``.  The children are ordinary modules:
+    In training the statistics, the normalisation and the activation are ``ops.bn_act_train``; in evaluation BatchNorm
+    is folded.  A depthwise convolution runs fused as a whole, as in ``DWConvBNAct``.  The children are ordinary modules:
     with hooks, parametrisations or classes of their own they are called one after the other.
 
     in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as for ``torch.nn.Conv2d``.
@@ -87,7 +87,9 @@ class ConvBNAct(FoldsBatchNorm):
         if padding is None:
             padding = same_padding(kernel_size, dilation)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.conv: Any = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **where)
+        self.conv: Any = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **where
+        )
         self.bn: Any = nn.BatchNorm2d(out_channels, eps, momentum, **where)
         self.act: Any = create_activation(act)
 
@@ -152,7 +154,19 @@ class DWConvBNAct(ConvBNAct):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            channels, channels, kernel_size, stride, padding, dilation, channels, act, eps, momentum, bias, device, dtype
+            channels,
+            channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            channels,
+            act,
+            eps,
+            momentum,
+            bias,
+            device,
+            dtype,
         )
 
     @classmethod

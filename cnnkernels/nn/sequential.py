@@ -16,7 +16,7 @@ _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.Identity)
 
 
 class FusedSequential(nn.Sequential, FoldsBatchNorm):
-    """``nn.Sequential`` with the same children and keys, which runs every (conv, BatchNorm, activation) as ``ConvBNAct`` does.
+    """``nn.Sequential`` with the same children and keys; every (conv, BatchNorm, activation) runs as in ``ConvBNAct``.
 
     It gives blocks the parameter names of published checkpoints: ``FusedSequential(conv, bn, act)`` has the keys
     ``0.weight``, ``1.weight``, ``1.bias``, ...  A missing activation, or a BatchNorm without a convolution, is fine.
@@ -42,9 +42,7 @@ class FusedSequential(nn.Sequential, FoldsBatchNorm):
                 conv, i = children[i], i + 1
             if i < n and isinstance(children[i], _NORMS[: 3 if conv is not None else 2]):
                 bn, i = children[i], i + 1
-            if conv is None and bn is None:
-                act, i = children[i], i + 1
-            elif i < n and activation_name(children[i]) is not None:
+            if (conv is None and bn is None) or (i < n and activation_name(children[i]) is not None):
                 act, i = children[i], i + 1
             yield start, conv, bn, act, i == n
 
