@@ -50,7 +50,7 @@ class Explanation:
 
     environment: dict[str, str]
     ops: dict[str, dict[str, str]]
-    """op -> {"cpu tensors": backend in use, "cuda tensors": the same, "why not cpu" (cuda, triton): "" or the reason}"""
+    """op -> {"cpu tensors": backend in use, "cuda tensors": alike, "why not cpu" (cuda, triton): "" or the reason}"""
     fallbacks: dict[tuple[str, str, str], int]
     """(op, backend that could not run, reason) -> number of calls that ``reference`` served instead."""
     wanted: str | None

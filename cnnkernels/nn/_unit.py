@@ -11,7 +11,8 @@ plain             anything unusual, see ``untouched``; SyncBatchNorm  the childr
 ================  ==================================================  ==================================================
 
 A convolution that is not depthwise is always called as a module, so its own hooks and class may be anything, except
-where its weights are folded.  An activation that no op knows, or that has hooks, is called as a module after the fused part.
+where its weights are folded.  An activation that no op knows, or that has hooks, is called as a module after the fused
+part.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from cnnkernels import _activation, _backend, _check, ops
+from cnnkernels import _activation, _backend, _check, _op, ops
 from cnnkernels.nn._fold import TENSORS, FoldsBatchNorm, sources_of
 from cnnkernels.nn.activation import activation_name
 
@@ -33,6 +34,8 @@ _IN_PLACE = {
     "relu6": lambda y, slope: torch.clamp_(y, 0, 6),
     "leaky_relu": torch.nn.functional.leaky_relu_,
 }
+_ONEDNN = {"identity": "none", "relu": "relu", "relu6": "hardtanh", "leaky_relu": "leaky_relu"}
+_HAVE_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 def untouched(module: nn.Module, *classes: type[nn.Module]) -> bool:
@@ -50,7 +53,7 @@ def untouched(module: nn.Module, *classes: type[nn.Module]) -> bool:
 
 
 def ordinary_call(x: object) -> bool:
-    """x is a plain tensor (no torch.fx proxy, no subclass), and nobody watches all modules or transforms the function."""
+    """x is a plain tensor (no torch.fx proxy, no subclass); nobody watches all modules or transforms the function."""
     if type(x) not in TENSORS or _has_any_global_hook():
         return False
     return torch.compiler.is_compiling() or _FUNCTORCH_LEVEL() is None
@@ -171,7 +174,40 @@ def _folded_dense(
     owner: FoldsBatchNorm, name: Any, x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None
 ) -> Tensor:
     folded = owner.folded(name, conv, bn, conv.weight.dtype, into_weight=True)
+    if _one_call(x, conv):
+        kind, slope = act.partition("(")[0], _activation.parse(act)[1]
+        numbers = {"relu6": [0.0, 6.0], "leaky_relu": [slope]}.get(kind, [])
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x,
+            folded.weight,
+            folded.shift,
+            padding_of(conv),
+            conv.stride,
+            conv.dilation,
+            conv.groups,
+            _ONEDNN[kind],
+            numbers,
+            "",
+        )
+        return y if residual is None else y.add_(residual)
     return _finish(conv._conv_forward(x, folded.weight, folded.shift), act, residual)
+
+
+def _one_call(x: Tensor, conv: Any) -> bool:
+    """Whether oneDNN may take convolution, bias and activation as one call: plain float32 that nobody watches.
+
+    On one thread and a batch of one, torch's convolution is an im2col and a product, with the bias as a pass before it.
+    """
+    return (
+        _HAVE_ONEDNN
+        and x.dtype is conv.weight.dtype is torch.float32
+        and x.dim() == 4
+        and x.shape[1] == conv.in_channels
+        and x.numel() > 0
+        and type(conv.padding) is tuple
+        and torch._C._get_mkldnn_enabled()
+        and not _op._dispatcher_is_needed()
+    )
 
 
 def _finish(y: Tensor, act: str, residual: Tensor | None) -> Tensor:

@@ -56,7 +56,7 @@ class ConvBNAct(FoldsBatchNorm):
     """``act(bn(conv(x)))`` with BatchNorm and activation in one pass behind torch's convolution.
 
     In training the statistics, the normalisation and the activation are ``ops.bn_act_train``; in evaluation BatchNorm
-    is folded.  A depthwise convolution runs fused as a whole, as in ``DWConvBNAct``.  The children are ordinary modules:
+    is folded.  A depthwise convolution runs fused as a whole, as in ``DWConvBNAct``.  The children are ordinary:
     with hooks, parametrisations or classes of their own they are called one after the other.
 
     in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as for ``torch.nn.Conv2d``.
