@@ -10,8 +10,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <random>
 
 #include "../../csrc/cpu/isa.h"
@@ -46,8 +48,10 @@ template <> struct DtypeOf<__nv_bfloat16> {
 // n elements in an allocation of exactly that size, 16-byte aligned (as PyTorch's are), filled with NaN bytes.
 template <class T>
 struct Buffer {
-  explicit Buffer(int64_t n)
-      : n(n), raw(static_cast<char*>(std::aligned_alloc(16, (n * sizeof(T) + 15) / 16 * 16)), std::free) {
+  explicit Buffer(int64_t n) : n(n), raw(nullptr, std::free) {
+    void* p = nullptr;  // aligned_alloc would want the size rounded up, and hide a step beyond the end
+    if (posix_memalign(&p, 16, n * sizeof(T)) != 0) throw std::bad_alloc();
+    raw.reset(static_cast<char*>(p));
     std::memset(raw.get(), 0xff, n * sizeof(T));
   }
   T* data() { return reinterpret_cast<T*>(raw.get()); }
