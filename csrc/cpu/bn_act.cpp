@@ -68,11 +68,12 @@ CK_INLINE void for_channel(const BnShape& s, int64_t c, P&& piece, F&& flush) {
 
 int64_t channel_grain(const BnShape& s) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, s.values())); }
 
-// Strips of rows (channels_last): at least 64 rows, so that adding up the strips costs little beside reading them.
+// Strips of rows (channels_last): at least 64 rows, so that adding up the strips costs little beside reading them; at most
+// 256, the longest chain of additions in working precision (half types lie on a lattice: their roundings do not average out).
 struct Strips {
   explicit Strips(const BnShape& s)
       : rows(s.values()),
-        step(std::max<int64_t>(64, kGrain / std::max<int64_t>(1, s.C))),
+        step(std::clamp<int64_t>(kGrain / std::max<int64_t>(1, s.C), 64, 256)),
         count((rows + step - 1) / step),
         grain(std::max<int64_t>(1, kGrain / std::max<int64_t>(1, step * s.C))) {}
   int64_t begin(int64_t i) const { return i * step; }
