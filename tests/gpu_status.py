@@ -1,0 +1,72 @@
+"""Writes docs/gpu-status.md: `python -m tests.gpu_status`.  What has been done with each GPU kernel, and when."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "gpu-status.md"
+CHECKED = "2026-11-24"  # when the columns that need no GPU were last seen to hold
+NOT_SANITIZED = ("bn_act", "channel_shuffle", "nms", "squeeze_excite")  # drivers not yet seen to pass under ASan, TSan
+HEAD = """# What has been checked of each GPU kernel
+
+Written by `python -m tests.gpu_status`; a test keeps the list equal to the code's. All columns but the last are what
+`./dev test` repeats, last seen on {date}; the last comes from a `./dev gpu` run committed in `benchmarks/results`.
+
+- compiled: CUDA by nvcc 13.0, register spills being errors, within `tests/budgets/cuda.json`; Triton by its compiler
+  (3.6), without a GPU (`tests/test_triton_compile.py`).
+- executed on the CPU: the CUDA source compiled for the CPU (`tests/host_cuda`), through the contract table and by
+  drivers: plain, with ASan + UBSan, and with TSan, which sees races between the threads of a block.
+- interpreted: by Triton's interpreter (3.6), through the contract table.
+"""
+
+
+def cuda_kernels() -> list[tuple[str, str]]:
+    """(file, kernel) of every __global__ function."""
+    found = []
+    for path in sorted((ROOT / "csrc" / "cuda").glob("*.cuh")):
+        names = re.findall(
+            r"__global__\s+void\s+(?:__launch_bounds__\([^;{]*?\)\s+)?(\w+_kernel)\s*\(", path.read_text()
+        )
+        found += [(path.name, name) for name in names]
+    return found
+
+
+def triton_kernels() -> list[tuple[str, str]]:
+    found = []
+    for path in sorted((ROOT / "cnnkernels" / "ops" / "triton").glob("*.py")):
+        found += [(path.name, name) for name in re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.MULTILINE)]
+    return found
+
+
+def gpu_run(backend: str, file: str) -> str:
+    """The latest committed `./dev gpu` in which the rows of the kernel's ops all passed."""
+    family = file.split("_")[0].split(".")[0]
+    for record in sorted(ROOT.glob("benchmarks/results/gpu-*/check.json"), reverse=True):
+        run = json.loads(record.read_text())
+        rows = [v for k, v in run["contract"].items() if k.startswith(family) and k.endswith(f"/{backend}")]
+        if rows and all(row.get("passed") and not row.get("failed") for row in rows):
+            return f"{run['machine']['gpu']}, {run['machine']['date'][:10]}"
+    return "not yet"
+
+
+def page() -> str:
+    lines = [HEAD.format(date=CHECKED)]
+    lines += ["## CUDA", "", "| file | kernel | compiled | executed on the CPU | run and measured on a GPU |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    for file, name in cuda_kernels():
+        host = "plain" if file.removesuffix(".cuh") in NOT_SANITIZED else "plain, ASan + UBSan, TSan"
+        lines.append(f"| {file} | `{name}` | sm_80, sm_90 | {host} | {gpu_run('cuda', file)} |")
+    lines += ["", "## Triton", "", "| file | kernel | compiled | interpreted | run and measured on a GPU |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    for file, name in triton_kernels():
+        lines.append(f"| {file} | `{name}` | sm_80, sm_90 | yes | {gpu_run('triton', file)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page())
+    print(f"{PAGE}: {len(cuda_kernels())} CUDA and {len(triton_kernels())} Triton kernels")
