@@ -135,8 +135,17 @@ def test_training_step(torchvision_models):
 
 
 def test_training_step_in_float32_is_as_exact_as_eager():
-    """Distance of every gradient to float64, against the distance that eager PyTorch has."""
-    ours, expected = pair(lambda: nn.Sequential(EagerMobileNetV2())[0])
+    """Distance of every gradient to float64, against the distance that eager PyTorch has.
+
+    With SiLU: at ReLU6's corners one rounding more or less switches an element off, which moves the gradient of any
+    implementation, eager's too, by up to 1e-2, and not by the same amount twice.
+    """
+    ours, expected = pair(EagerMobileNetV2)
+    for model in (ours, expected):
+        for m in list(model.modules()):
+            for name, child in m.named_children():
+                if isinstance(child, nn.ReLU6):
+                    setattr(m, name, nn.SiLU())
     expected.classifier[0].p = 0.0
     exact = copy.deepcopy(expected).double()
     x, target = photo(8), torch.arange(8)
