@@ -23,8 +23,6 @@ DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 
 # Backends that an op does not have yet; calls fall back to ``reference``, visibly.  The test below keeps the list true.
 NOT_WRITTEN = {
-    *((op, "triton") for op in ("dwconv_bn_act", "dwconv_bn_act_backward")),
-    *((op, "triton") for op in ("dwconv_bn_act_train", "dwconv_bn_act_train_backward")),
     *((op, "cuda") for op in ("dwconv_bn_act_backward", "dwconv_bn_act_train_backward")),
 }
 

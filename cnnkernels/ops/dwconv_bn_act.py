@@ -22,6 +22,12 @@ NAME, BACKWARD_NAME = "dwconv_bn_act", "dwconv_bn_act_backward"
 Ints = Sequence[int]
 
 
+def _triton() -> Any:
+    from cnnkernels.ops.triton import dwconv_bn_act
+
+    return dwconv_bn_act
+
+
 def _per_channel(x: Tensor) -> tuple[int, int, int, int]:
     return (1, x.shape[1], 1, 1)
 
@@ -123,6 +129,7 @@ DWCONV_BN_ACT_BACKWARD = Op(
     fake=_fake_backward,
     native=_native_backward,
     native_ops=("dwconv", "bn_act_backward", "dwconv_grad_input", "dwconv_grad_weight"),
+    triton=lambda: _triton().backward,
     flops=lambda grad, x, weight, *_, out_shape=None, **__: 3 * _conv.flops(weight, grad),  # u, dx and dweight
 )
 
@@ -234,6 +241,7 @@ DWCONV_BN_ACT = Op(
     fake=_fake,
     native=_native,
     native_ops=("dwconv",),
+    triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,
     autocast=("x", "weight", "residual"),

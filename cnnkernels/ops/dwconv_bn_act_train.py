@@ -23,6 +23,12 @@ NAME, BACKWARD_NAME = "dwconv_bn_act_train", "dwconv_bn_act_train_backward"
 Ints = Sequence[int]
 
 
+def _triton() -> Any:
+    from cnnkernels.ops.triton import dwconv_bn_act_train
+
+    return dwconv_bn_act_train
+
+
 def _check_parameters(op: str, x: Tensor, bn_weight: Tensor | None, bn_bias: Tensor | None, eps: float) -> None:
     for name, t in (("bn_weight", bn_weight), ("bn_bias", bn_bias)):
         if t is not None:
@@ -176,6 +182,7 @@ DWCONV_BN_ACT_TRAIN_BACKWARD = Op(
     fake=_fake_backward,
     native=_native_backward,
     native_ops=("bn_act_train_backward", "dwconv_grad_input", "dwconv_grad_weight"),
+    triton=lambda: _triton().backward,
     flops=lambda grad, x, weight, *_, out_shape=None, **__: 2 * _conv.flops(weight, grad),  # dx and dweight
 )
 
@@ -283,6 +290,7 @@ DWCONV_BN_ACT_TRAIN = Op(
     fake=_fake,
     native=_native,
     native_ops=("dwconv_stats", "bn_act"),
+    triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,
     autocast=("x", "weight"),

@@ -220,14 +220,19 @@ def new(like: Tensor, *shape: int) -> Tensor:
 
 
 class Tiles:
-    """How a dense [N, C, pixels] tensor is cut: tiles of about ``elements``, long along the unit stride."""
+    """How a dense [N, C, pixels] tensor is cut: tiles of ``elements``, long along the unit stride.
 
-    def __init__(self, n: int, c: int, pixels: int, last: bool, elements: int = 2048, wide: bool = False) -> None:
+    row: the most positions of a tile where pixels have the unit stride.
+    """
+
+    def __init__(
+        self, n: int, c: int, pixels: int, last: bool, elements: int = 2048, row: int = 1024, wide: bool = False
+    ) -> None:
         self.channels, self.pixels, self.total = c, pixels, n * pixels
         last = last or pixels == 1
         self.strides = (1, c) if last else (pixels, 1)
         size = triton.next_power_of_2
-        self.bc = min(size(c), 64) if last else min(size(c), max(1, elements // min(size(self.total), elements // 2)))
+        self.bc = min(size(c), 64) if last else min(size(c), max(1, elements // min(size(self.total), row)))
         self.bp = min(size(self.total), elements // self.bc)
         self.channel_tiles = triton.cdiv(c, self.bc)
         self.wide = wide or self.total >= WIDE_FROM
