@@ -106,7 +106,7 @@ class EagerMobileNetV2(nn.Sequential):
         for c_out, strides in ((16, "1"), (24, "21"), (32, "211"), (64, "2111"), (96, "111"), (160, "211"), (320, "1")):
             for stride in map(int, strides):
                 hidden = c_in * (6 if len(layers) > 1 else 1)
-                path = [block(c_in, hidden, 1)] if hidden != c_in else []
+                path: list[nn.Module] = [block(c_in, hidden, 1)] if hidden != c_in else []
                 path += [
                     block(hidden, hidden, 3, stride, hidden),
                     nn.Conv2d(hidden, c_out, 1, bias=False),
@@ -160,7 +160,7 @@ def run(rounds: int = 30) -> float:
     load_weights(eager, path)
     eager_last = EagerMobileNetV2().eval()
     load_weights(eager_last, path)
-    eager_last = eager_last.to(memory_format=torch.channels_last)
+    eager_last = eager_last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     print(f"MobileNetV2, weights {path.name}, {sum(p.numel() for p in fused.parameters()):,} parameters")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads, float32\n")
