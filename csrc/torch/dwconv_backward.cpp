@@ -1,6 +1,7 @@
 #include "../cpu/dwconv_backward.h"
 
 #include "../cuda/dwconv_backward.h"
+#include "../cuda/dwconv_grad_weight.h"
 #include "glue.h"
 
 namespace ck::glue {
@@ -86,6 +87,17 @@ Tensor dwconv_grad_input_cuda(const Tensor& grad, const Tensor& weight, IntList 
                "dwconv_grad_input");
   return dx;
 }
+
+Tensor dwconv_grad_weight_cuda(const Tensor& grad, const Tensor& x, IntList kernel_size, IntList stride,
+                               IntList padding, IntList dilation) {
+  const DwConvShape s = weight_shape(grad, x, kernel_size, stride, padding, dilation);
+  Tensor dw = empty(x, {s.C, 1, s.kh, s.kw}, ScalarType::Float);
+  const CudaCall call(x);
+  const cuda::DwConvGradWeightArgs a{dtype_of(x), ptr(grad), ptr(x), mut<float>(dw), s};
+  Tensor partials = empty(x, {cuda::dwconv_grad_weight_workspace(a)}, ScalarType::Float);
+  check_launch(cuda::dwconv_grad_weight(a, mut<float>(partials), call.stream), "dwconv_grad_weight");
+  return dw;
+}
 #endif
 
 }  // namespace
@@ -104,7 +116,10 @@ CK_CPU_IMPL(m) {
 }
 
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
-CK_CUDA_IMPL(m) { m.impl("dwconv_grad_input", TORCH_BOX(&dwconv_grad_input_cuda)); }
+CK_CUDA_IMPL(m) {
+  m.impl("dwconv_grad_input", TORCH_BOX(&dwconv_grad_input_cuda));
+  m.impl("dwconv_grad_weight", TORCH_BOX(&dwconv_grad_weight_cuda));
+}
 #endif
 
 }  // namespace ck::glue
