@@ -53,7 +53,8 @@ class Op:
     """One operator of the package.
 
     name, schema
-        ``torch.ops.cnnkernels.<name>`` and its signature, "(Tensor x, str act) -> Tensor": positional arguments only, a tensor first.
+        ``torch.ops.cnnkernels.<name>`` and its signature, "(Tensor x, str act) -> Tensor":
+        positional arguments only, a tensor first.
     check
         Raises ValueError or TypeError for arguments that the op does not accept.
     reference

@@ -21,6 +21,7 @@ ARCHS = (80, 90)
 # and compile-time values to compile with.  Sizes and strides are i32, as Triton specialises them for small tensors.
 # An argument that may be None is a compile-time None in the variant that names it.
 BN: dict[str, object] = {"WIDE": False, "BC": 32, "BP": 64}
+K3: dict[str, object] = {"KH": 3, "KW": 3}
 SIGNATURES: dict[str, tuple[str, list[dict[str, object]]]] = {
     "activation_forward_kernel": ("T* T* i32 fp32", [{"ACT": a, "BLOCK": 2048} for a in (2, 3, 6)]),
     "activation_backward_kernel": ("T* T* T* i32 fp32", [{"ACT": a, "BLOCK": 2048} for a in (2, 3, 6)]),
@@ -36,6 +37,15 @@ SIGNATURES: dict[str, tuple[str, list[dict[str, object]]]] = {
         "T* T* *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 T* i32 i32 i32 i32 i32 fp32 fp32",
         [{**BN, "ACT": 6}, {**BN, "ACT": 2, "weight_ptr": None, "bias_ptr": None}],
     ),
+    "dwconv_kernel": (
+        "T* T* *fp32 *fp32 T* T* *fp32 *fp32" + 16 * " i32" + " fp32",
+        [
+            {**BN, **K3, "ACT": 6, "mean_ptr": None, "m2_ptr": None},
+            {**BN, **K3, "ACT": 0, "scale_ptr": None, "shift_ptr": None, "residual_ptr": None},
+        ],
+    ),
+    "dwconv_grad_input_kernel": ("T* T* T*" + 15 * " i32", [{**BN, **K3}]),
+    "dwconv_grad_weight_kernel": ("T* T* *fp32" + 16 * " i32", [{**BN, **K3, "TAPS": 16}]),
     "channel_sum_kernel": ("*fp32 *fp32 i32 i32", [{"BC": 32, "BS": 64}]),
     "channel_stats_kernel": ("T* *fp32 *fp32 i32 i32 i32 i32 i32 i32", [BN]),
     "channel_stats_total_kernel": ("*fp32 *fp32 *fp32 *fp32 i32 i32 i32 i32", [{"BC": 32, "BS": 64}]),

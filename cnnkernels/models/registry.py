@@ -52,7 +52,7 @@ def create_model(
         raise ValueError("create_model: pretrained must be False or the path of a checkpoint; nothing is downloaded")
     model = _MODELS[name](num_classes=num_classes, in_chans=in_chans, features_only=features_only, **kw)
     if pretrained is not False:
-        load_weights(model, pretrained, may_skip=model.left_out if features_only else ())
+        load_weights(model, pretrained, may_skip=model.left_out if features_only else ())  # type: ignore[arg-type]
     return model
 
 

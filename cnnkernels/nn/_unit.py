@@ -141,7 +141,7 @@ def _folded_depthwise(
     folded = owner.folded(name, conv, bn, _check.acc_dtype(x), into_weight=False)
     return ops.dwconv_bn_act(
         x,
-        folded.weight,
+        folded.weight,  # type: ignore[arg-type]
         folded.scale,
         folded.shift,
         stride=conv.stride,
@@ -180,7 +180,7 @@ def _folded_dense(
         numbers = {"relu6": [0.0, 6.0], "leaky_relu": [slope]}.get(kind, [])
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x,
-            folded.weight,
+            folded.weight,  # type: ignore[arg-type]
             folded.shift,
             padding_of(conv),
             conv.stride,
@@ -212,7 +212,7 @@ def _one_call(x: Tensor, conv: Any) -> bool:
 
 
 def _finish(y: Tensor, act: str, residual: Tensor | None) -> Tensor:
-    y = _IN_PLACE[act.partition("(")[0]](y, _activation.parse(act)[1])
+    y = _IN_PLACE[act.partition("(")[0]](y, _activation.parse(act)[1])  # type: ignore[operator]
     return y if residual is None else y.add_(residual)
 
 

@@ -54,7 +54,7 @@ class FusedSequential(nn.Sequential, FoldsBatchNorm):
         names, children = list(self._modules), list(self._modules.values())
         for i, child in enumerate(children):
             if hasattr(child, "fuse"):
-                children[i] = child.fuse()
+                children[i] = child.fuse()  # type: ignore[operator]
             elif i + 1 < len(children) and isinstance(child, nn.Conv2d) and can_fold(child, children[i + 1]):
                 children[i : i + 2] = [fold_conv(child, children[i + 1]), nn.Identity()]
         if all(a is b for a, b in zip(children, self._modules.values(), strict=True)):

@@ -68,7 +68,7 @@ def _save_shuffle(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.inverse = max(x.shape[1] // groups, 1)
 
 
-CHANNEL_SHUFFLE = Op(
+CHANNEL_SHUFFLE: Op = Op(
     "channel_shuffle",
     "(Tensor x, int groups) -> Tensor",
     check=_check_shuffle,

@@ -278,7 +278,7 @@ def backward(
     window = _conv.resolve("dwconv_bn_act_backward", x, weight, stride, padding, dilation)
     dx = _layout.empty_like(x)
     if not grad.numel():
-        return dx.zero_(), *(t.new_zeros(t.shape) for t in (weight, scale, shift))
+        return dx.zero_(), weight.new_zeros(weight.shape), scale.new_zeros(scale.shape), shift.new_zeros(shift.shape)
     conv = Convolution(x, weight, window)
     grad, u = _layout.dense_as(grad, x), _layout.empty_like(x, grad.shape)
     x, weight = _layout.dense(x), weight.contiguous()

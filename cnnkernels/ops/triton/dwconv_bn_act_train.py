@@ -50,8 +50,8 @@ def backward(
     dgamma_dtype = mean.dtype if bn_weight is None else bn_weight.dtype
     dbeta_dtype = mean.dtype if bn_bias is None else bn_bias.dtype
     if not u.numel():
-        zeros = (mean.new_zeros(mean.shape, dtype=d) for d in (dgamma_dtype, dbeta_dtype))
-        return dx.zero_(), weight.new_zeros(weight.shape), *zeros
+        dgamma, dbeta = (mean.new_zeros(mean.shape, dtype=d) for d in (dgamma_dtype, dbeta_dtype))
+        return dx.zero_(), weight.new_zeros(weight.shape), dgamma, dbeta
     conv = Convolution(x, weight, window)
     grad, u = _layout.dense_as(grad, x), _layout.dense_as(u, x)
     x, weight = _layout.dense(x), weight.contiguous()
