@@ -70,7 +70,8 @@ struct Conv {
         s(args.shape),
         stats(with_stats),
         clamp_is_all(a.act == Act::identity || a.act == Act::relu || a.act == Act::relu6),
-        clamp{VA(a.act == Act::relu || a.act == Act::relu6 ? A(0) : -INFINITY), VA(a.act == Act::relu6 ? A(6) : INFINITY)} {}
+        clamp{VA(a.act == Act::relu || a.act == Act::relu6 ? A(0) : -INFINITY),
+              VA(a.act == Act::relu6 ? A(6) : INFINITY)} {}
 
   const T* x() const { return static_cast<const T*>(a.x); }
   const T* residual() const { return static_cast<const T*>(a.residual); }
@@ -178,9 +179,12 @@ struct Conv {
     if constexpr (std::is_same_v<A, float>) {
       if (s.kh == s.kw && s.sh == s.sw && s.dw == 1 && s.sw <= 2) {
         const bool one = s.sw == 1;
-        if (s.kw == 3) return one ? row_fixed<A, 3, 1>(lines, w, out, s.Q, clamp) : row_fixed<A, 3, 2>(lines, w, out, s.Q, clamp);
-        if (s.kw == 5) return one ? row_fixed<A, 5, 1>(lines, w, out, s.Q, clamp) : row_fixed<A, 5, 2>(lines, w, out, s.Q, clamp);
-        if (s.kw == 7) return one ? row_fixed<A, 7, 1>(lines, w, out, s.Q, clamp) : row_fixed<A, 7, 2>(lines, w, out, s.Q, clamp);
+        if (s.kw == 3)
+          return one ? row_fixed<A, 3, 1>(lines, w, out, s.Q, clamp) : row_fixed<A, 3, 2>(lines, w, out, s.Q, clamp);
+        if (s.kw == 5)
+          return one ? row_fixed<A, 5, 1>(lines, w, out, s.Q, clamp) : row_fixed<A, 5, 2>(lines, w, out, s.Q, clamp);
+        if (s.kw == 7)
+          return one ? row_fixed<A, 7, 1>(lines, w, out, s.Q, clamp) : row_fixed<A, 7, 2>(lines, w, out, s.Q, clamp);
       }
     }
     row_any(lines, w, out, s.Q, clamp, s.kh, s.kw, s.sw, s.dw);
@@ -217,7 +221,8 @@ struct Conv {
     if (!stats) return;
     for (int64_t v = 0; v < vectors; ++v) {
       Moments<A> all;
-      for (int64_t i = v; i < s.N * strips * vectors; i += vectors) all.merge(moments[i].count, moments[i].mean, moments[i].m2);
+      for (int64_t i = v; i < s.N * strips * vectors; i += vectors)
+        all.merge(moments[i].count, moments[i].mean, moments[i].m2);
       const int lanes = static_cast<int>(std::min<int64_t>(N, s.C - v * N));
       store_n(static_cast<A*>(a.mean) + v * N, all.mean, lanes);
       store_n(static_cast<A*>(a.var) + v * N, all.m2 * VA(A(1) / all.count), lanes);
@@ -235,7 +240,8 @@ struct Conv {
     const int64_t pitch = s.sw == 1 ? std::max(s.W + std::max<int64_t>(s.left, right), s.Q)
                                     : ceil_div(std::max(s.left + s.W + right, s.left + s.W), s.sw);
     const int64_t reach = ceil_div(int64_t(s.kh - 1) * s.dh, s.sh) + 1;
-    const int64_t strip = std::min(s.P, std::max<int64_t>({kPlane / std::max<int64_t>(pitch * s.sh * s.sw, 1), 2 * reach, 1}));
+    const int64_t strip =
+        std::min(s.P, std::max<int64_t>({kPlane / std::max<int64_t>(pitch * s.sh * s.sw, 1), 2 * reach, 1}));
     const int64_t lines = strip + reach;
     // behind the last line: the last row's right padding, and what whole vectors read beyond the last output
     return {pitch, lines, lines * pitch + s.left + int64_t(s.kw) * s.dw + 9 * N, strip};
@@ -258,8 +264,7 @@ struct Conv {
         const int64_t j0 = s.left > b ? ceil_div(s.left - b, s.sw) : 0, w0 = j0 * s.sw + b - s.left;
         A* phase = to + b * pl.size + j0;
         const int64_t many = w0 < s.W ? ceil_div(s.W - w0, s.sw) : 0;
-        if (s.sw == 2)
-          every_second(row + w0, phase, many);
+        if (s.sw == 2) every_second(row + w0, phase, many);
         else
           for (int64_t j = 0; j < many; ++j) phase[j] = row[w0 + s.sw * j];
       }

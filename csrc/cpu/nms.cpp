@@ -81,7 +81,7 @@ template <class S> struct Image {
   std::vector<Box<S>> boxes;     // by rank
   std::vector<int32_t> members;  // ranks grouped by segment, rising within each
   std::vector<Segment> segments;
-  std::vector<uint8_t> kept;     // by rank
+  std::vector<uint8_t> kept;  // by rank
 };
 
 // Numbers the distinct ids among ids[order[r]] in the order of their appearance: a hash table with open addressing.
@@ -154,7 +154,9 @@ void prepare(const NmsArgs& a, int64_t image, Image<Acc<T>>& m) {
 struct Axis {
   double origin = 0, per_unit = 0, ratio = 0, largest = 0;
   int cells = 1;
-  int cell(double c) const { return cells == 1 ? 0 : static_cast<int>(std::clamp((c - origin) * per_unit, 0.0, cells - 1.0)); }
+  int cell(double c) const {
+    return cells == 1 ? 0 : static_cast<int>(std::clamp((c - origin) * per_unit, 0.0, cells - 1.0));
+  }
   // How far apart the doubled centres can be if this box, `size` long, has IoU > t with another: that needs IoU > t along
   // the axis, for which w (1 - t) / t bounds it; touching at all is the bound for small t.
   double reach(double c, double size) const {
@@ -166,8 +168,8 @@ struct Axis {
 template <class S>
 struct Grid {
   Axis x, y;
-  std::vector<int32_t> start;             // first place of every cell, row by row; one more at the end
-  std::vector<int32_t> place;             // by member
+  std::vector<int32_t> start;                  // first place of every cell, row by row; one more at the end
+  std::vector<int32_t> place;                  // by member
   std::vector<S> x1, y1, x2, y2, area, angle;  // by place, N more at the end
 };
 
@@ -245,8 +247,8 @@ void suppress(Grid<S>& g, const NmsArgs& a, const Box<S>& b, int32_t begin, int3
   S* const x1 = g.x1.data();
   const bool screen = threshold >= S(0);
   for (int32_t q = begin; q < end; q += N) {
-    const Box<V<S>> o = {vload(x1 + q),           vload(g.y1.data() + q),   vload(g.x2.data() + q),
-                         vload(g.y2.data() + q),  vload(g.area.data() + q), V<S>(S(0))};
+    const Box<V<S>> o = {vload(x1 + q),          vload(g.y1.data() + q),   vload(g.x2.data() + q),
+                         vload(g.y2.data() + q), vload(g.area.data() + q), V<S>(S(0))};
     uint32_t hits = (1u << N) - 1;
     if (screen) {
       const V<S> inter = intersection(w, o);

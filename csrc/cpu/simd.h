@@ -331,7 +331,8 @@ CK_INLINE void every_second(const A* from, A* to, int64_t n) {
   if constexpr (sizeof(A) == 4) {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     for (; i + 16 < n; i += 16)
-      _mm512_storeu_ps(to + i, _mm512_permutex2var_ps(_mm512_loadu_ps(from + 2 * i), even, _mm512_loadu_ps(from + 2 * i + 16)));
+      _mm512_storeu_ps(to + i,
+                       _mm512_permutex2var_ps(_mm512_loadu_ps(from + 2 * i), even, _mm512_loadu_ps(from + 2 * i + 16)));
   }
 #elif defined(__AVX2__)
   if constexpr (sizeof(A) == 4) {

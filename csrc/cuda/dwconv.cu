@@ -37,8 +37,8 @@ cudaError_t dwconv_stats(const DwConvArgs& args, float* partials, float* mean, f
   DwConvTask a = task_of(args, partials);
   const cudaError_t error = dispatch(args.dtype, a, false, stream);
   if (error != cudaSuccess || args.shape.C == 0) return error;
-  return launch(dwconv_stats_kernel, dim3(static_cast<unsigned>((args.shape.C + 31) / 32)), dim3(32, 8), 0, stream, partials,
-                mean, var, a.partial_rows, args.shape.C);
+  return launch(dwconv_stats_kernel, dim3(static_cast<unsigned>((args.shape.C + 31) / 32)), dim3(32, 8), 0, stream,
+                partials, mean, var, a.partial_rows, args.shape.C);
 }
 
 }  // namespace ck::cuda

@@ -66,7 +66,8 @@ cudaError_t launch_dwconv(DwConvTask& a, bool plan_only, cudaStream_t stream) {
   cudaError_t error = cudaErrorInvalidValue;
   with_dwconv_kernel<T>(a, [&](auto kernel, const Launch& l) {
     if (l.blocks > INT32_MAX) return;
-    error = plan_only ? cudaSuccess : launch(kernel, dim3(static_cast<unsigned>(l.blocks)), l.block, l.shared, stream, a);
+    error =
+        plan_only ? cudaSuccess : launch(kernel, dim3(static_cast<unsigned>(l.blocks)), l.block, l.shared, stream, a);
   });
   return error;
 }

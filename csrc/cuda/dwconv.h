@@ -11,17 +11,17 @@
 namespace ck::cuda {
 
 struct DwConvArgs {
-  Dtype dtype;              // of x, weight, residual and y
+  Dtype dtype;  // of x, weight, residual and y
   const void* x;
   const void* weight;
-  const float* scale;       // [C] or null: 1
-  const float* shift;       // [C] or null: 0
-  const void* residual;     // like y, or null
+  const float* scale;    // [C] or null: 1
+  const float* shift;    // [C] or null: 0
+  const void* residual;  // like y, or null
   void* y;
   DwConvShape shape;
   Act act = Act::identity;
   float slope = 0.f;
-  bool flip = false;        // use the filter rotated by 180 degrees: the gradient of a stride-1 convolution
+  bool flip = false;  // use the filter rotated by 180 degrees: the gradient of a stride-1 convolution
 };
 cudaError_t dwconv(const DwConvArgs& args, cudaStream_t stream);
 

@@ -10,7 +10,8 @@ namespace ck::cuda {
 // Any kernel size, stride, dilation and layout; a thread per dx, in memory order.
 template <class T>
 __global__ void __launch_bounds__(256)
-    dwconv_grad_input_any_kernel(const T* __restrict__ grad, const T* __restrict__ weight, T* __restrict__ dx, const DwConvShape s) {
+    dwconv_grad_input_any_kernel(const T* __restrict__ grad, const T* __restrict__ weight, T* __restrict__ dx,
+                                 const DwConvShape s) {
   const int64_t k = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   if (k >= s.N * s.C * s.H * s.W) return;
   const int64_t pixel = s.channels_last ? k / s.C : k, column = pixel % s.W, row = pixel / s.W % s.H;
@@ -32,7 +33,8 @@ __global__ void __launch_bounds__(256)
 
 // The stride-2 window kernel of filter size K, if the layout and channel count have one.
 template <class T, int K>
-bool launch_up2(const void* grad, const void* weight, void* dx, const DwConvShape& s, cudaStream_t stream, cudaError_t& error) {
+bool launch_up2(const void* grad, const void* weight, void* dx, const DwConvShape& s, cudaStream_t stream,
+                cudaError_t& error) {
   using G = Taps<K, Step::up2>;
   DwConvTask a = {};
   a.x = grad, a.weight = weight, a.y = dx;
@@ -43,14 +45,14 @@ bool launch_up2(const void* grad, const void* weight, void* dx, const DwConvShap
   a.steps = static_cast<int>((s.top + s.H - 1) / 2) - row0 + 1;
   const int columns = static_cast<int>((s.left + s.W - 1) / 2) - col0 + 1;
   return with_window_kernel<T, K, Step::up2>(a, columns, [&](auto kernel, const Launch& l) {
-    error = l.blocks > INT32_MAX
-                ? cudaErrorInvalidValue
-                : launch(kernel, dim3(static_cast<unsigned>(l.blocks)), l.block, l.shared, stream, a);
+    error = l.blocks > INT32_MAX ? cudaErrorInvalidValue
+                                 : launch(kernel, dim3(static_cast<unsigned>(l.blocks)), l.block, l.shared, stream, a);
   });
 }
 
 template <class T>
-cudaError_t launch_grad_input(const void* grad, const void* weight, void* dx, const DwConvShape& s, cudaStream_t stream) {
+cudaError_t launch_grad_input(const void* grad, const void* weight, void* dx, const DwConvShape& s,
+                              cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   if (s.kh == s.kw && s.sh == 2 && s.sw == 2 && s.dh == 1 && s.dw == 1) {
     if (s.kh == 3 && launch_up2<T, 3>(grad, weight, dx, s, stream, error)) return error;

@@ -36,8 +36,8 @@ cudaError_t dwconv_grad_weight(const DwConvGradWeightArgs& args, float* partials
     if (blocks > INT32_MAX || values > INT32_MAX) return cudaErrorInvalidValue;
     const cudaError_t error = launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kGradThreads), 0, stream, a);
     if (error != cudaSuccess || a.chunks == 1) return error;
-    return launch(dwconv_grad_weight_sum_kernel, dim3(static_cast<unsigned>((values + 31) / 32)), dim3(32, 8), 0, stream,
-                  partials, args.dweight, a.chunks, values);
+    return launch(dwconv_grad_weight_sum_kernel, dim3(static_cast<unsigned>((values + 31) / 32)), dim3(32, 8), 0,
+                  stream, partials, args.dweight, a.chunks, values);
   });
 }
 

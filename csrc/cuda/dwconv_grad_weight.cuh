@@ -16,9 +16,9 @@ namespace ck::cuda {
 
 constexpr int kGradThreads = 256;
 constexpr int kGradWarps = kGradThreads / 32;
-constexpr int kGradPixels = 8;                  // per thread at least, to pay for the block's reduction
-constexpr int64_t kGradBlocks = 2048;           // enough to fill any device several times
-constexpr int64_t kGradWorkspace = 1 << 20;     // floats
+constexpr int kGradPixels = 8;               // per thread at least, to pay for the block's reduction
+constexpr int64_t kGradBlocks = 2048;        // enough to fill any device several times
+constexpr int64_t kGradWorkspace = 1 << 20;  // floats
 
 // Where [n, c, row, col] of grad or x is, in elements: one source for both layouts.
 struct GradStrides {
@@ -48,7 +48,8 @@ __device__ inline void grad_weight_walk(const GradWeightTask& a, int64_t c, int6
   int q = static_cast<int>(m % Q), p = static_cast<int>(m / Q % P);
   int64_t n = m / Q / P;
   for (; m < end; m += kGradThreads / a.lanes) {
-    const Vector g = *reinterpret_cast<const Vector*>(grad + n * a.grad_at.image + p * a.grad_at.row + q * a.grad_at.col);
+    const Vector g =
+        *reinterpret_cast<const Vector*>(grad + n * a.grad_at.image + p * a.grad_at.row + q * a.grad_at.col);
     const int h0 = p * s.sh - s.top + i0 * s.dh, w0 = q * s.sw - s.left + j0 * s.dw;
     const T* row = x + n * a.x_at.image + h0 * a.x_at.row + w0 * a.x_at.col;
 #pragma unroll
@@ -164,8 +165,10 @@ cudaError_t with_grad_weight_kernel(GradWeightTask& a, F&& f) {
     return f(kernel);
   };
   const int k = a.s.kh == a.s.kw ? a.s.kh : 0;
-  if (k == 3) return fits(4) ? plan(4, dwconv_grad_weight_kernel<T, 4, 3, 3>) : plan(1, dwconv_grad_weight_kernel<T, 1, 3, 3>);
-  if (k == 5) return fits(2) ? plan(2, dwconv_grad_weight_kernel<T, 2, 5, 5>) : plan(1, dwconv_grad_weight_kernel<T, 1, 5, 5>);
+  if (k == 3)
+    return fits(4) ? plan(4, dwconv_grad_weight_kernel<T, 4, 3, 3>) : plan(1, dwconv_grad_weight_kernel<T, 1, 3, 3>);
+  if (k == 5)
+    return fits(2) ? plan(2, dwconv_grad_weight_kernel<T, 2, 5, 5>) : plan(1, dwconv_grad_weight_kernel<T, 1, 5, 5>);
   if (k == 7) return plan(1, dwconv_grad_weight_kernel<T, 1, 7, 7>);
   return plan(1, dwconv_grad_weight_kernel<T, 1, 1, 8>);
 }

@@ -13,7 +13,10 @@ constexpr int kNchwColumns = 4;
 constexpr size_t kNchwShared = 24 * 1024;  // aimed at: 8 blocks of 128 threads per SM
 
 template <class T, int K, Step D>
-__global__ void __launch_bounds__(128, K == 7 ? 3 : D == Step::up2 ? 4 : K == 3 ? 7 : 5) dwconv_nchw_kernel(const DwConvTask a) {
+__global__ void __launch_bounds__(128, K == 7           ? 3
+                                       : D == Step::up2 ? 4
+                                       : K == 3         ? 7
+                                                        : 5) dwconv_nchw_kernel(const DwConvTask a) {
   using G = Taps<K, D>;
   using Ring = Window<K, D, kNchwColumns, 1>;
   constexpr int COLS = Ring::kColumns, OUT_COLS = Ring::kOutColumns, CHUNKS = (COLS + 3) / 4, N = 16 / sizeof(T);
@@ -21,7 +24,8 @@ __global__ void __launch_bounds__(128, K == 7 ? 3 : D == Step::up2 ? 4 : K == 3 
   CK_DYN_SHARED(shared, float);
 
   const int tid = threadIdx.x, threads = blockDim.x;
-  const int H = static_cast<int>(a.s.H), W = static_cast<int>(a.s.W), P = static_cast<int>(a.s.P), Q = static_cast<int>(a.s.Q);
+  const int H = static_cast<int>(a.s.H), W = static_cast<int>(a.s.W), P = static_cast<int>(a.s.P),
+            Q = static_cast<int>(a.s.Q);
   const int64_t all_planes = a.s.N * a.s.C;
   const int row_tile = static_cast<int>(blockIdx.x % a.tiles);
   const int64_t plane0 = static_cast<int64_t>(blockIdx.x / a.tiles) * a.planes;
@@ -32,7 +36,8 @@ __global__ void __launch_bounds__(128, K == 7 ? 3 : D == Step::up2 ? 4 : K == 3 
   const int tile_size = a.planes * a.tile_rows * a.tile_width;
   T* tile = reinterpret_cast<T*>(shared);
   T* out = tile + (tile_size + N - 1) / N * N;
-  for (int i = tid; i < (tile_size + N - 1) / N; i += threads) reinterpret_cast<uint4*>(tile)[i] = make_uint4(0, 0, 0, 0);
+  for (int i = tid; i < (tile_size + N - 1) / N; i += threads)
+    reinterpret_cast<uint4*>(tile)[i] = make_uint4(0, 0, 0, 0);
   __syncthreads();
 
   {  // global -> tile
@@ -78,7 +83,8 @@ __global__ void __launch_bounds__(128, K == 7 ? 3 : D == Step::up2 ? 4 : K == 3 
   const int lead = static_cast<int>(out_base % N);  // so that tile and memory have the same alignment
   const int items = planes * a.strips * a.groups, per_plane = a.strips * a.groups;
   // the statistics follow the output tile
-  Moments* moments = reinterpret_cast<Moments*>(out + (a.planes * (a.planes > 1 ? P : a.strips * a.strip * G::kOut) * Q + 2 * N - 1) / N * N);
+  Moments* moments = reinterpret_cast<Moments*>(
+      out + (a.planes * (a.planes > 1 ? P : a.strips * a.strip * G::kOut) * Q + 2 * N - 1) / N * N);
 
   for (int item = tid; item < items; item += threads) {
     const int group = item % a.groups, first = item / a.groups % a.strips * a.strip, plane = item / per_plane;
@@ -87,7 +93,7 @@ __global__ void __launch_bounds__(128, K == 7 ? 3 : D == Step::up2 ? 4 : K == 3 
     const T* weights = static_cast<const T*>(a.weight) + static_cast<int64_t>(c) * (K * K);
 #pragma unroll
     for (int k = 0; k < K * K; ++k) w[k] = to_f(weights[a.flip ? K * K - 1 - k : k]);
-    auto weight = [&](int i, int j, float(&r)[1]) { r[0] = w[i * K + j]; };
+    auto weight = [&](int i, int j, float (&r)[1]) { r[0] = w[i * K + j]; };
     const float scale = a.scale ? a.scale[c] : 1.f, shift = a.shift ? a.shift[c] : 0.f;
 
     const T* source = tile + (plane * a.tile_rows + first * G::kIn) * a.tile_width + group * (kNchwColumns * G::kIn);
@@ -109,13 +115,13 @@ __global__ void __launch_bounds__(128, K == 7 ? 3 : D == Step::up2 ? 4 : K == 3 
 #pragma unroll
             for (int j = 0; j < 4; ++j) now[q * 4 + j][0] = to_f(v.v[j]);
           }
-          ring.add(reinterpret_cast<const float(&)[COLS][1]>(now), s, t, a.strip, weight);
+          ring.add(reinterpret_cast<const float (&)[COLS][1]>(now), s, t, a.strip, weight);
         }
         ++row, source += a.tile_width;
       }
       if (t < 0) continue;
 
-      float(&z)[G::kOut][OUT_COLS][1] = ring.acc[0];
+      float (&z)[G::kOut][OUT_COLS][1] = ring.acc[0];
       const int out_row = (step0 + first + t) * G::kOut + a.out_row;
       if (a.partials && out_row < P) {
 #pragma unroll
@@ -131,10 +137,13 @@ __global__ void __launch_bounds__(128, K == 7 ? 3 : D == Step::up2 ? 4 : K == 3 
       for (int o = 0; o < G::kOut; ++o) {
         if (out_row + o < 0 || out_row + o >= P) continue;
         T* to = out + lead + (plane * (out_end - out_begin) + out_row + o - out_begin) * Q + out_col;
-        const T* residual = a.residual ? static_cast<const T*>(a.residual) + ((plane0 + plane) * P + out_row + o) * Q + out_col : nullptr;
+        const T* residual = a.residual
+                                ? static_cast<const T*>(a.residual) + ((plane0 + plane) * P + out_row + o) * Q + out_col
+                                : nullptr;
 #pragma unroll
         for (int j = 0; j < OUT_COLS; ++j)
-          if (j < columns && (D != Step::up2 || out_col + j >= 0)) to[j] = from_f<T>(z[o][j][0] + (residual ? to_f(residual[j]) : 0.f));
+          if (j < columns && (D != Step::up2 || out_col + j >= 0))
+            to[j] = from_f<T>(z[o][j][0] + (residual ? to_f(residual[j]) : 0.f));
       }
     }
     if (a.partials) sums.finish(), moments[item] = sums;
@@ -198,7 +207,8 @@ inline Launch plan_nchw(DwConvTask& a, int columns, int e) {
   a.tiles = tiles();
   if (a.tiles == 1) {
     auto fits = [&] { return a.planes * a.strips * a.groups <= 128 && nchw_shared<K, D>(a, e) <= kNchwShared; };
-    while (planes / (a.planes + 1) >= 264 && (++a.planes, fits())) {}
+    while (planes / (a.planes + 1) >= 264 && (++a.planes, fits())) {
+    }
     if (a.planes > 1 && !fits()) --a.planes;
   }
   const size_t shared = nchw_shared<K, D>(a, e);

@@ -16,7 +16,9 @@ constexpr int kDwConvThreads = 128;
 
 // Column steps per thread.
 template <int K, Step D>
-constexpr int kNhwcColumns = K == 7 && D == Step::s1 ? 7 : D == Step::up2 || (K == 3 && D == Step::s2) ? 2 : 4;
+constexpr int kNhwcColumns = K == 7 && D == Step::s1                       ? 7
+                             : D == Step::up2 || (K == 3 && D == Step::s2) ? 2
+                                                                           : 4;
 
 // Merges the moments of all threads of the block that have the same threadIdx.x, channel by channel, and writes one row
 // of partials.  sums: [threads][V] in shared memory; every thread of the block comes here.
@@ -47,10 +49,13 @@ __device__ inline void write_partials(Moments* sums, const DwConvTask& a, int64_
 
 // Blocks per SM that the registers must leave room for.
 template <int K, int V>
-constexpr int kNhwcBlocks = K == 7 ? 2 : K == 3 && V == 2 ? 4 : 3;
+constexpr int kNhwcBlocks = K == 7             ? 2
+                            : K == 3 && V == 2 ? 4
+                                               : 3;
 
 template <class T, int K, Step D, int V>
-__global__ void __launch_bounds__(kDwConvThreads, K == 5 && D == Step::up2 ? 2 : kNhwcBlocks<K, V>) dwconv_nhwc_kernel(const DwConvTask a) {
+__global__ void __launch_bounds__(kDwConvThreads, K == 5 && D == Step::up2 ? 2 : kNhwcBlocks<K, V>)
+    dwconv_nhwc_kernel(const DwConvTask a) {
   using G = Taps<K, D>;
   constexpr int F = kNhwcColumns<K, D>, KK = K * K;
   using Ring = Window<K, D, F, V>;
@@ -100,11 +105,12 @@ __global__ void __launch_bounds__(kDwConvThreads, K == 5 && D == Step::up2 ? 2 :
 #pragma unroll
         for (int v = 0; v < V; ++v) in_registers[k][v] = taps[k * width + v];
     }
-    auto weight = [&](int i, int j, float(&w)[V]) {
+    auto weight = [&](int i, int j, float (&w)[V]) {
       const Vec<float, V> from_shared =
           kInRegisters ? Vec<float, V>() : *reinterpret_cast<const Vec<float, V>*>(taps + (i * K + j) * width);
 #pragma unroll
-      for (int v = 0; v < V; ++v) w[v] = kInRegisters ? in_registers[kInRegisters ? i * K + j : 0][v] : from_shared.v[v];
+      for (int v = 0; v < V; ++v)
+        w[v] = kInRegisters ? in_registers[kInRegisters ? i * K + j : 0][v] : from_shared.v[v];
     };
 
     const int col = group * F * G::kIn + a.in_col;  // first input column; bit j of mask: column col + j is inside
@@ -155,7 +161,7 @@ __global__ void __launch_bounds__(kDwConvThreads, K == 5 && D == Step::up2 ? 2 :
       }
       if (t < 0) continue;
 
-      float(&z)[G::kOut][OUT_COLS][V] = ring.acc[0];
+      float (&z)[G::kOut][OUT_COLS][V] = ring.acc[0];
       const int out_row = (first + t) * G::kOut + a.out_row;
       if (a.partials && out_row < P) {  // forward only: one output row, and columns >= 1
 #pragma unroll
@@ -185,7 +191,8 @@ __global__ void __launch_bounds__(kDwConvThreads, K == 5 && D == Step::up2 ? 2 :
           if (j >= columns || (D == Step::up2 && out_col + j < 0)) continue;
           Vector y;
           if (a.residual) {
-            const Vector r = *reinterpret_cast<const Vector*>(static_cast<const T*>(a.residual) + at + static_cast<int64_t>(j) * C);
+            const Vector r =
+                *reinterpret_cast<const Vector*>(static_cast<const T*>(a.residual) + at + static_cast<int64_t>(j) * C);
 #pragma unroll
             for (int v = 0; v < V; ++v) z[o][j][v] += to_f(r.v[v]);
           }
@@ -203,7 +210,8 @@ template <int K, Step D, int V>
 inline Launch plan_nhwc(DwConvTask& a, int columns) {
   const int64_t vectors = a.s.C / V;
   a.channel_blocks = static_cast<int>((vectors + 31) / 32);
-  const int lanes = static_cast<int>((vectors + a.channel_blocks - 1) / a.channel_blocks), rows = kDwConvThreads / lanes;
+  const int lanes = static_cast<int>((vectors + a.channel_blocks - 1) / a.channel_blocks),
+            rows = kDwConvThreads / lanes;
   a.groups = (columns + kNhwcColumns<K, D> - 1) / kNhwcColumns<K, D>;
   auto blocks = [&] { return (a.s.N * a.strips * a.groups + rows - 1) / rows; };
   // Long strips read less halo; short ones fill 132 SMs.

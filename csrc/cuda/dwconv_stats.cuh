@@ -5,8 +5,8 @@
 namespace ck::cuda {
 
 // mean and biased variance from G partial moments per channel, always merged in the same order.  blockDim = (32 channels, 8).
-__global__ void __launch_bounds__(256)
-    dwconv_stats_kernel(const float* __restrict__ partials, float* __restrict__ mean, float* __restrict__ var, int64_t G, int64_t C) {
+__global__ void __launch_bounds__(256) dwconv_stats_kernel(const float* __restrict__ partials, float* __restrict__ mean,
+                                                           float* __restrict__ var, int64_t G, int64_t C) {
   CK_SHARED(parts, Moments[8][32]);
   const int tx = threadIdx.x, ty = threadIdx.y;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * 32 + tx;

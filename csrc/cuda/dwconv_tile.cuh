@@ -147,13 +147,13 @@ struct DwConvTask {
   float slope;
   bool flip;
   int in_row, in_col, out_row, out_col;
-  int steps;               // output steps along H
-  int groups;              // threads along W
-  int strip, strips;       // output steps a thread walks down; strips per image (NHWC) or tile (NCHW)
-  int channel_blocks;      // NHWC
-  int planes, tiles;       // NCHW: planes per block, row tiles per plane
+  int steps;           // output steps along H
+  int groups;          // threads along W
+  int strip, strips;   // output steps a thread walks down; strips per image (NHWC) or tile (NCHW)
+  int channel_blocks;  // NHWC
+  int planes, tiles;   // NCHW: planes per block, row tiles per plane
   int tile_rows, tile_width;
-  int64_t partial_rows;    // G
+  int64_t partial_rows;  // G
 };
 
 // Fills in a what depends on the launch and says how to launch.

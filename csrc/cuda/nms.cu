@@ -10,7 +10,8 @@ dim3 blocks_for(int64_t threads) { return dim3(static_cast<unsigned>((threads + 
 }  // namespace
 
 int64_t nms_band(int64_t images, int64_t n, int64_t bytes) {
-  const int64_t words = std::max<int64_t>(nms_words(n), 1), tile_bytes = std::max<int64_t>(images, 1) * kNmsTile * words * 8;
+  const int64_t words = std::max<int64_t>(nms_words(n), 1),
+                tile_bytes = std::max<int64_t>(images, 1) * kNmsTile * words * 8;
   return std::clamp<int64_t>(bytes / tile_bytes, 1, words);
 }
 
@@ -47,15 +48,15 @@ cudaError_t nms_select(const NmsProblem& p, const NmsWork& w, int64_t* indices, 
     const int64_t groups = (words - first + kNmsMaskTiles - 1) / kNmsMaskTiles;
     if (p.images * tiles * groups > kLargestGrid) return cudaErrorInvalidValue;
     const auto mask = p.beta == 1.0 ? nms_mask_kernel<false> : nms_mask_kernel<true>;
-    cudaError_t e = launch(mask, dim3(static_cast<unsigned>(p.images * tiles * groups)), dim3(kNmsThreads),
-                           0, s, w, p.n, words, first, tiles, groups, p.threshold, p.kind, p.beta);
+    cudaError_t e = launch(mask, dim3(static_cast<unsigned>(p.images * tiles * groups)), dim3(kNmsThreads), 0, s, w,
+                           p.n, words, first, tiles, groups, p.threshold, p.kind, p.beta);
     if (e != cudaSuccess) return e;
     e = launch(nms_scan_kernel<>, dim3(static_cast<unsigned>(p.images * tiles)), dim3(kNmsThreads), 0, s, w, p.n, words,
                first, tiles);
     if (e != cudaSuccess) return e;
   }
-  return launch(nms_compact_kernel<>, dim3(static_cast<unsigned>(p.images)), dim3(kNmsThreads), 0, s, w.kept, w.by_score,
-                indices, count, p.n, words, p.max_out);
+  return launch(nms_compact_kernel<>, dim3(static_cast<unsigned>(p.images)), dim3(kNmsThreads), 0, s, w.kept,
+                w.by_score, indices, count, p.n, words, p.max_out);
 }
 
 }  // namespace ck::cuda

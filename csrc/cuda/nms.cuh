@@ -37,7 +37,8 @@ CK_HD bool is_candidate(float4 b, float score) {
 // A thread owns one box: keys[i] = its score, or -infinity if it is out.  Reads 5e bytes, writes 4.
 template <class T>
 __global__ void __launch_bounds__(kNmsThreads)
-    nms_keys_kernel(const T* __restrict__ boxes, const T* __restrict__ scores, float* __restrict__ keys, int64_t total) {
+    nms_keys_kernel(const T* __restrict__ boxes, const T* __restrict__ scores, float* __restrict__ keys,
+                    int64_t total) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kNmsThreads + threadIdx.x;
   if (i >= total) return;
   const float score = to_f(scores[i]);

@@ -70,7 +70,8 @@ CK_HD V box_area(V x1, V y1, V x2, V y2) {
 // atan(width / height), defined for empty boxes too.
 template <class T>
 CK_HD T box_angle(T x1, T y1, T x2, T y2) {
-  return static_cast<T>(::atan2(static_cast<double>(m_max(sub_rn(x2, x1), T(0))), static_cast<double>(m_max(sub_rn(y2, y1), T(0)))));
+  return static_cast<T>(
+      ::atan2(static_cast<double>(m_max(sub_rn(x2, x1), T(0))), static_cast<double>(m_max(sub_rn(y2, y1), T(0)))));
 }
 
 template <class V>

@@ -49,8 +49,9 @@ void check_epilogue(const Tensor& x, const DwConvShape& s, const std::optional<T
   for (const auto* t : {&scale, &shift})
     STD_TORCH_CHECK(!*t || ((*t)->numel() == s.C && (*t)->scalar_type() == acc_type(x) && (*t)->is_contiguous()),
                     "dwconv: scale and shift must be [C] in the accumulation dtype");
-  STD_TORCH_CHECK(!residual || (residual->numel() == s.N * s.C * s.P * s.Q && residual->scalar_type() == x.scalar_type()),
-                  "dwconv: residual must match the output");
+  STD_TORCH_CHECK(
+      !residual || (residual->numel() == s.N * s.C * s.P * s.Q && residual->scalar_type() == x.scalar_type()),
+      "dwconv: residual must match the output");
 }
 
 [[maybe_unused]] Tensor dwconv_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> scale,
@@ -59,18 +60,19 @@ void check_epilogue(const Tensor& x, const DwConvShape& s, const std::optional<T
   const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
   check_epilogue(x, s, scale, shift, residual);
   Tensor y = output(x, s);
-  cpu::dwconv({dtype_of(x), ptr(x), ptr(weight), ptr(scale), ptr(shift), ptr(residual), mut(y), s, act_of(act), slope, nullptr,
-               nullptr, torch_pool()});
+  cpu::dwconv({dtype_of(x), ptr(x), ptr(weight), ptr(scale), ptr(shift), ptr(residual), mut(y), s, act_of(act), slope,
+               nullptr, nullptr, torch_pool()});
   return y;
 }
 
-[[maybe_unused]] std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cpu(const Tensor& x, const Tensor& weight, IntList stride,
-                                                                     IntList padding, IntList dilation) {
+[[maybe_unused]] std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cpu(const Tensor& x, const Tensor& weight,
+                                                                     IntList stride, IntList padding,
+                                                                     IntList dilation) {
   const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
   STD_TORCH_CHECK(s.N > 0, "dwconv_stats: nothing to take statistics of");
   Tensor u = output(x, s), mean = empty(x, {s.C}, acc_type(x)), var = empty(x, {s.C}, acc_type(x));
-  cpu::dwconv_stats({dtype_of(x), ptr(x), ptr(weight), nullptr, nullptr, nullptr, mut(u), s, Act::identity, 0.0, mut(mean),
-                     mut(var), torch_pool()});
+  cpu::dwconv_stats({dtype_of(x), ptr(x), ptr(weight), nullptr, nullptr, nullptr, mut(u), s, Act::identity, 0.0,
+                     mut(mean), mut(var), torch_pool()});
   return {u, mean, var};
 }
 
@@ -82,21 +84,22 @@ Tensor dwconv_cuda(const Tensor& x, const Tensor& weight, std::optional<Tensor> 
   check_epilogue(x, s, scale, shift, residual);
   Tensor y = output(x, s);
   const CudaCall call(x);
-  const cuda::DwConvArgs a{dtype_of(x), ptr(x), ptr(weight), ptr<float>(scale), ptr<float>(shift), ptr(residual), mut(y), s,
-                           act_of(act), static_cast<float>(slope)};
+  const cuda::DwConvArgs a{dtype_of(x),   ptr(x), ptr(weight), ptr<float>(scale), ptr<float>(shift),
+                           ptr(residual), mut(y), s,           act_of(act),       static_cast<float>(slope)};
   check_launch(cuda::dwconv(a, call.stream), "dwconv");
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cuda(const Tensor& x, const Tensor& weight, IntList stride, IntList padding,
-                                                     IntList dilation) {
+std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cuda(const Tensor& x, const Tensor& weight, IntList stride,
+                                                     IntList padding, IntList dilation) {
   const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
   STD_TORCH_CHECK(s.N > 0, "dwconv_stats: nothing to take statistics of");
   Tensor u = output(x, s), mean = empty(x, {s.C}, ScalarType::Float), var = empty(x, {s.C}, ScalarType::Float);
   const CudaCall call(x);
   const cuda::DwConvArgs a{dtype_of(x), ptr(x), ptr(weight), nullptr, nullptr, nullptr, mut(u), s};
   Tensor partials = empty(x, {cuda::dwconv_stats_workspace(a)}, ScalarType::Float);
-  check_launch(cuda::dwconv_stats(a, mut<float>(partials), mut<float>(mean), mut<float>(var), call.stream), "dwconv_stats");
+  check_launch(cuda::dwconv_stats(a, mut<float>(partials), mut<float>(mean), mut<float>(var), call.stream),
+               "dwconv_stats");
   return {u, mean, var};
 }
 #endif

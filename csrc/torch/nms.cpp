@@ -14,13 +14,14 @@ Shape check(const Tensor& boxes, const Tensor& scores, const std::optional<Tenso
             int64_t max_out) {
   STD_TORCH_CHECK(boxes.dim() == 3 && boxes.size(2) == 4 && boxes.is_contiguous(), "nms_padded: boxes [B, N, 4]");
   const Shape s = {boxes.size(0), boxes.size(1)};
-  STD_TORCH_CHECK(scores.numel() == s.images * s.n && scores.is_contiguous() &&
-                      scores.scalar_type() == boxes.scalar_type(),
-                  "nms_padded: scores must match boxes");
+  STD_TORCH_CHECK(
+      scores.numel() == s.images * s.n && scores.is_contiguous() && scores.scalar_type() == boxes.scalar_type(),
+      "nms_padded: scores must match boxes");
   STD_TORCH_CHECK(!segments || (segments->numel() == s.images * s.n && segments->is_contiguous() &&
                                 segments->scalar_type() == ScalarType::Long),
                   "nms_padded: segments must match boxes");
-  STD_TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(Overlap::ciou) && max_out >= 0, "nms_padded: kind, max_out");
+  STD_TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(Overlap::ciou) && max_out >= 0,
+                  "nms_padded: kind, max_out");
   STD_TORCH_CHECK(s.n < (int64_t(1) << 31) - 64, "nms_padded: fewer than 2^31 - 64 boxes per image, got ", s.n);
   return s;
 }
@@ -48,11 +49,20 @@ std::tuple<Tensor, Tensor> sort_rows(const Tensor& t, bool descending) {
 std::tuple<Tensor, Tensor> nms_padded_cuda(const Tensor& boxes, const Tensor& scores,
                                            const std::optional<Tensor>& segments, double threshold, int64_t kind,
                                            double beta, int64_t max_out) {
-  constexpr int64_t kMaskBytes = int64_t(32) << 20;  // fits the L2 cache of the GPUs this is for; two bands at 20,000 boxes
+  constexpr int64_t kMaskBytes = int64_t(32)
+                                 << 20;  // fits the L2 cache of the GPUs this is for; two bands at 20,000 boxes
   const auto [images, n] = check(boxes, scores, segments, kind, max_out);
   const CudaCall call(boxes);
-  const cuda::NmsProblem p = {dtype_of(boxes), ptr(boxes), ptr(scores), ptr<int64_t>(segments), images, n,
-                              static_cast<float>(threshold), static_cast<Overlap>(kind), beta, max_out};
+  const cuda::NmsProblem p = {dtype_of(boxes),
+                              ptr(boxes),
+                              ptr(scores),
+                              ptr<int64_t>(segments),
+                              images,
+                              n,
+                              static_cast<float>(threshold),
+                              static_cast<Overlap>(kind),
+                              beta,
+                              max_out};
   Tensor indices = empty(boxes, {images, max_out}, ScalarType::Long), count = empty(boxes, {images}, ScalarType::Long);
   Tensor keys = empty(boxes, {images, n}, ScalarType::Float);
   check_launch(cuda::nms_keys(p, mut<float>(keys), call.stream), "nms_padded");
@@ -67,11 +77,19 @@ std::tuple<Tensor, Tensor> nms_padded_cuda(const Tensor& boxes, const Tensor& sc
   Tensor sorted = empty(boxes, {images, n, 4}, ScalarType::Float), ends = empty(boxes, {images, n}, ScalarType::Int);
   std::optional<Tensor> angles;
   if (p.kind == Overlap::ciou) angles = empty(boxes, {images, n}, ScalarType::Float);
-  Tensor removed = empty(boxes, {images, words}, ScalarType::Long), kept = empty(boxes, {images, words}, ScalarType::Long);
+  Tensor removed = empty(boxes, {images, words}, ScalarType::Long),
+         kept = empty(boxes, {images, words}, ScalarType::Long);
   Tensor mask = empty(boxes, {images, 64 * band, words}, ScalarType::Long);
-  const cuda::NmsWork w = {ptr<int64_t>(by_score), ptr<int64_t>(sorted_ids), ptr<int64_t>(by_segment), mut<float4>(sorted),
-                           angles ? mut<float>(*angles) : nullptr, mut<int32_t>(ends), mut<uint64_t>(removed),
-                           mut<uint64_t>(kept), mut<uint64_t>(mask), band};
+  const cuda::NmsWork w = {ptr<int64_t>(by_score),
+                           ptr<int64_t>(sorted_ids),
+                           ptr<int64_t>(by_segment),
+                           mut<float4>(sorted),
+                           angles ? mut<float>(*angles) : nullptr,
+                           mut<int32_t>(ends),
+                           mut<uint64_t>(removed),
+                           mut<uint64_t>(kept),
+                           mut<uint64_t>(mask),
+                           band};
   check_launch(cuda::nms_select(p, w, mut<int64_t>(indices), mut<int64_t>(count), call.stream), "nms_padded");
   return {indices, count};
 }

@@ -11,16 +11,16 @@ struct Sizes {
 };
 
 const Sizes kSizes[] = {
-    {2, 15, 6, 0, 6, 0, 3},         // odd planes: single elements
-    {1, 49, 5, 7, 3, 9, 4},         // unequal halves in and out
-    {2, 6, 4, 2, 6, 0, 2},          // two in, one out; planes of 12 and 24 bytes
-    {3, 1, 8, 0, 8, 0, 2},          // planes of one pixel
-    {2, 16, 29, 29, 29, 29, 2},     // 16-byte planes, odd channels
-    {1, 7, 1, 2, 2, 1, 3},          // one channel per group
-    {1, 9, 10, 0, 10, 0, 1},        // one group: a copy
-    {1, 1100, 2, 2, 2, 2, 2},       // planes of several blocks
-    {2, 37, 300, 212, 256, 256, 2}, // long pixels
-    {0, 4, 4, 0, 4, 0, 2},          // no images
+    {2, 15, 6, 0, 6, 0, 3},          // odd planes: single elements
+    {1, 49, 5, 7, 3, 9, 4},          // unequal halves in and out
+    {2, 6, 4, 2, 6, 0, 2},           // two in, one out; planes of 12 and 24 bytes
+    {3, 1, 8, 0, 8, 0, 2},           // planes of one pixel
+    {2, 16, 29, 29, 29, 29, 2},      // 16-byte planes, odd channels
+    {1, 7, 1, 2, 2, 1, 3},           // one channel per group
+    {1, 9, 10, 0, 10, 0, 1},         // one group: a copy
+    {1, 1100, 2, 2, 2, 2, 2},        // planes of several blocks
+    {2, 37, 300, 212, 256, 256, 2},  // long pixels
+    {0, 4, 4, 0, 4, 0, 2},           // no images
 };
 
 // Where element p of channel c of image n is in a pair of tensors.

@@ -43,8 +43,8 @@ void run(const Sizes& z, bool nhwc) {
   const ck::DwConvShape s = shape_of(z, nhwc);
   const int64_t outputs = s.N * s.C * s.P * s.Q;
   char name[160];
-  std::snprintf(name, sizeof name, "%s size %zu N%d C%d %dx%d k%dx%d s%d%d d%d%d", nhwc ? "nhwc" : "nchw", sizeof(T), z.N, z.C,
-                z.H, z.W, z.kh, z.kw, z.sh, z.sw, z.dh, z.dw);
+  std::snprintf(name, sizeof name, "%s size %zu N%d C%d %dx%d k%dx%d s%d%d d%d%d", nhwc ? "nhwc" : "nchw", sizeof(T),
+                z.N, z.C, z.H, z.W, z.kh, z.kw, z.sh, z.sw, z.dh, z.dw);
   Buffer<T> x(s.N * s.C * s.H * s.W), weight(s.C * s.kh * s.kw), residual(outputs), y(outputs), raw(outputs);
   Buffer<float> scale(s.C), shift(s.C);
   x.random(1), weight.random(2), residual.random(3), scale.random(4), shift.random(5);
@@ -54,7 +54,8 @@ void run(const Sizes& z, bool nhwc) {
     const int64_t c = nhwc ? i % s.C : i / (s.P * s.Q) % s.C;
     want[i] = ck::activate<ck::Act::silu>(scale.at(c) * u.at(i) + shift.at(c), 0.0) + residual.at(i);
   }
-  ck::cuda::DwConvArgs a{DtypeOf<T>::value, x.data(), weight.data(), scale.data(), shift.data(), residual.data(), y.data(), s};
+  ck::cuda::DwConvArgs a{DtypeOf<T>::value, x.data(),        weight.data(), scale.data(),
+                         shift.data(),      residual.data(), y.data(),      s};
   a.act = ck::Act::silu;
   expect("launch", ck::cuda::dwconv(a, nullptr) == cudaSuccess);
   expect_close(name, y, want, eps<T>() * 2);
@@ -73,7 +74,8 @@ void run(const Sizes& z, bool nhwc) {
         want_dx[at(nhwc, s.C, s.H, s.W, n, c, h, w)] += residual.at(i) * weight.at(c * s.kh * s.kw + k);
     }
   }
-  expect("launch", ck::cuda::dwconv_grad_input(DtypeOf<T>::value, residual.data(), weight.data(), dx.data(), s, nullptr) == cudaSuccess);
+  expect("launch", ck::cuda::dwconv_grad_input(DtypeOf<T>::value, residual.data(), weight.data(), dx.data(), s,
+                                               nullptr) == cudaSuccess);
   expect_close("grad_input", dx, want_dx, eps<T>() * 2);
 
   a.scale = a.shift = nullptr, a.residual = nullptr, a.y = raw.data(), a.act = ck::Act::identity;
@@ -137,7 +139,8 @@ DRIVE(dwconv_cuda_large_mean) {
       double m = 0, v = 0;
       for (int64_t i = 0; i < u.n; ++i) m += (nhwc ? i % s.C : i / (s.P * s.Q) % s.C) == c ? u[i] : 0.0;
       m /= double(u.n) / s.C;
-      for (int64_t i = 0; i < u.n; ++i) v += (nhwc ? i % s.C : i / (s.P * s.Q) % s.C) == c ? std::pow(u[i] - m, 2) : 0.0;
+      for (int64_t i = 0; i < u.n; ++i)
+        v += (nhwc ? i % s.C : i / (s.P * s.Q) % s.C) == c ? std::pow(u[i] - m, 2) : 0.0;
       v /= double(u.n) / s.C;
       expect("mean", std::fabs(mean[c] / m - 1) < 1e-6);
       expect("var", std::fabs(var[c] / v - 1) < 5e-3);  // u itself is rounded to 1e-7 of its mean, 1e-4 of its spread

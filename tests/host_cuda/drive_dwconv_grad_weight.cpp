@@ -46,30 +46,30 @@ void run(const Sizes& z, bool nhwc, int offset) {
   Buffer<double> scaled(want.n), scaled_want(want.n);
   for (int64_t k = 0; k < want.n; ++k) scaled[k] = got.at(k) / size[k], scaled_want[k] = want[k] / size[k];
   char name[160];
-  std::snprintf(name, sizeof name, "%s size %zu N%d C%d %dx%d k%dx%d s%d%d d%d%d", nhwc ? "nhwc" : "nchw", sizeof(T), z.N,
-                z.C, z.H, z.W, z.kh, z.kw, z.sh, z.sw, z.dh, z.dw);
+  std::snprintf(name, sizeof name, "%s size %zu N%d C%d %dx%d k%dx%d s%d%d d%d%d", nhwc ? "nhwc" : "nchw", sizeof(T),
+                z.N, z.C, z.H, z.W, z.kh, z.kw, z.sh, z.sw, z.dh, z.dw);
   expect_close(name, scaled, scaled_want, 2e-6);
 }
 
 const Sizes kSizes[] = {
-    {2, 8, 13, 11, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},    // aligned channels
-    {2, 5, 7, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},      // single channels
-    {2, 36, 12, 13, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},   // 9 of 16 lanes
-    {1, 132, 5, 6, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2},    // two groups of channels, dilation
-    {1, 4, 14, 14, 3, 3, 2, 2, 1, 1, 0, 1, 0, 1},    // TensorFlow's "same"
-    {2, 10, 9, 8, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2},     // pairs of channels
-    {1, 7, 15, 17, 5, 5, 2, 2, 1, 1, 2, 2, 2, 2},    //
-    {1, 6, 17, 15, 7, 7, 1, 1, 1, 1, 3, 3, 3, 3},    //
-    {1, 3, 16, 13, 7, 7, 2, 2, 1, 1, 3, 3, 3, 3},    //
-    {1, 3, 8, 9, 3, 5, 1, 2, 2, 1, 2, 0, 1, 4},      // nothing square
-    {2, 2, 12, 14, 2, 11, 3, 1, 1, 1, 5, 5, 0, 1},   // two passes per filter row
-    {1, 4, 6, 6, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},      //
-    {3, 4, 1, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},      // one pixel
-    {1, 2, 3, 40, 3, 3, 1, 1, 1, 1, 5, 7, 4, 0},     // more padding than filter
-    {0, 4, 6, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},      // no images: zeros
-    {2, 0, 6, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},      // no channels
-    {2, 4, 40, 75, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},    // many chunks
-    {700, 2, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},    // steps over whole images
+    {2, 8, 13, 11, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},   // aligned channels
+    {2, 5, 7, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},     // single channels
+    {2, 36, 12, 13, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},  // 9 of 16 lanes
+    {1, 132, 5, 6, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2},   // two groups of channels, dilation
+    {1, 4, 14, 14, 3, 3, 2, 2, 1, 1, 0, 1, 0, 1},   // TensorFlow's "same"
+    {2, 10, 9, 8, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2},    // pairs of channels
+    {1, 7, 15, 17, 5, 5, 2, 2, 1, 1, 2, 2, 2, 2},   //
+    {1, 6, 17, 15, 7, 7, 1, 1, 1, 1, 3, 3, 3, 3},   //
+    {1, 3, 16, 13, 7, 7, 2, 2, 1, 1, 3, 3, 3, 3},   //
+    {1, 3, 8, 9, 3, 5, 1, 2, 2, 1, 2, 0, 1, 4},     // nothing square
+    {2, 2, 12, 14, 2, 11, 3, 1, 1, 1, 5, 5, 0, 1},  // two passes per filter row
+    {1, 4, 6, 6, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},     //
+    {3, 4, 1, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},     // one pixel
+    {1, 2, 3, 40, 3, 3, 1, 1, 1, 1, 5, 7, 4, 0},    // more padding than filter
+    {0, 4, 6, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},     // no images: zeros
+    {2, 0, 6, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},     // no channels
+    {2, 4, 40, 75, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},   // many chunks
+    {700, 2, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},   // steps over whole images
 };
 
 }  // namespace

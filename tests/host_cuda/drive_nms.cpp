@@ -41,7 +41,8 @@ void fill(Buffer<T>& boxes, Buffer<T>& scores, unsigned seed) {
 }
 
 template <class T>
-void run(int64_t images, int64_t n, ck::Overlap kind, double beta, bool segmented, int64_t max_out, int64_t band_bytes) {
+void run(int64_t images, int64_t n, ck::Overlap kind, double beta, bool segmented, int64_t max_out,
+         int64_t band_bytes) {
   const float threshold = 0.25f;
   Buffer<T> boxes(images * n * 4), scores(images * n);
   fill(boxes, scores, unsigned(n));
@@ -50,8 +51,8 @@ void run(int64_t images, int64_t n, ck::Overlap kind, double beta, bool segmente
   const int64_t* ids_in = segmented ? segments.data() : nullptr;
   const auto ok = [](cudaError_t e) { expect("launch", e == cudaSuccess); };
 
-  const ck::cuda::NmsProblem p{
-      DtypeOf<T>::value, boxes.data(), scores.data(), ids_in, images, n, threshold, kind, beta, max_out};
+  const ck::cuda::NmsProblem p{DtypeOf<T>::value, boxes.data(), scores.data(), ids_in, images, n,
+                               threshold,         kind,         beta,          max_out};
   Buffer<float> keys(images * n);
   ok(ck::cuda::nms_keys(p, keys.data(), nullptr));
   const auto by_score = argsort(keys, images, n, [](float a, float b) { return a > b; });

@@ -31,7 +31,8 @@ void run(const Sizes& z, bool channels_last, ck::Act act, ck::Act gate, bool bia
   const T *c1 = biases ? b1.data() : nullptr, *c2 = biases ? b2.data() : nullptr;
 
   Buffer<T> y(n), dx(n), dw1(weights), db1(z.R), dw2(weights), db2(z.C);
-  Buffer<float> forward(ck::cuda::squeeze_excite_workspace(s, false)), backward(ck::cuda::squeeze_excite_workspace(s, true));
+  Buffer<float> forward(ck::cuda::squeeze_excite_workspace(s, false)),
+      backward(ck::cuda::squeeze_excite_workspace(s, true));
   expect("launch", ck::cuda::squeeze_excite_forward(dtype, s, x.data(), w1.data(), c1, w2.data(), c2, y.data(),
                                                     forward.data(), nullptr) == cudaSuccess);
   expect("launch", ck::cuda::squeeze_excite_backward(dtype, s, grad.data(), x.data(), w1.data(), c1, w2.data(), c2,
