@@ -12,7 +12,7 @@ from .conftest import DEVICE, build_host_cuda
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="the CPU run tests these; this run is the GPU's")
 KINDS = ("plain", "asan", "tsan")
-THROUGH_SANITIZERS = (
+THROUGH_ASAN = (
     "activation",
 )  # drivers that have been through both sanitizers; docs/gpu-status.md names the rest
 SANITIZED = {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
