@@ -40,7 +40,8 @@ def _threshold(threshold: float, dtype: torch.dtype) -> float:
         return threshold
     limit = float(np.finfo(np.float32).max)
     rounded = np.float32(min(max(threshold, -limit), limit))
-    return float(rounded if rounded <= threshold else np.nextafter(rounded, np.float32(-np.inf)))
+    # float(): numpy would compare a float32 with a Python float in float32, where the two are always equal
+    return float(rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf)))
 
 
 # ---- checks -------------------------------------------------------------------------------------------------------------
