@@ -10,19 +10,11 @@ import cnnkernels
 from cnnkernels import _activation, ops
 
 from .arena import BATCHES, DEVICE, DTYPES, OURS, Group
-from .rivals import no_grad
+from .rivals import no_grad, on_backend
 from .shapes import ACTIVATION
 
 CONTENDERS = [*(f"ours {b}" for b in OURS), "eager", "copy"]
 OTHERS = ["relu6", "leaky_relu(0.1)", "silu", "hard_swish", "sigmoid", "hard_sigmoid"]
-
-
-def _on(backend, call):
-    def run():
-        with cnnkernels.use_backend(backend):
-            return call()
-
-    return run
 
 
 def _group(op, shape, batch, dtype, act, backward) -> Group:
@@ -37,11 +29,11 @@ def _group(op, shape, batch, dtype, act, backward) -> Group:
         for backend in OURS:
             with cnnkernels.use_backend(backend):
                 z = ops.activation(a, act)
-            calls[f"ours {backend}"] = _on(backend, lambda z=z: torch.autograd.grad(z, a, g, retain_graph=True))
+            calls[f"ours {backend}"] = on_backend(backend, lambda z=z: torch.autograd.grad(z, a, g, retain_graph=True))
     else:
         calls["eager"] = no_grad(lambda: theirs(x))
         for backend in OURS:
-            calls[f"ours {backend}"] = no_grad(_on(backend, lambda: ops.activation(x, act)))
+            calls[f"ours {backend}"] = on_backend(backend, no_grad(lambda: ops.activation(x, act)))
     name = shape.name(batch) if act == "mish" else f"{act} {shape.name(batch)}"
     return Group(op, name, dtype, "any", (3 if backward else 2) * x.numel() * x.element_size(), calls)
 

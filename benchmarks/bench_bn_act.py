@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-import cnnkernels
 from cnnkernels import ops
 
 from .arena import BATCHES, DEVICE, DTYPES, FULL, OURS, Group
-from .rivals import ACTS, FORMATS, batch_norm, compiled, eager_calls, fold, no_grad
+from .rivals import ACTS, FORMATS, batch_norm, compiled, eager_calls, fold, no_grad, on_backend
 from .shapes import BN_ACT
 
 CONTENDERS = [*(f"ours {b}" for b in OURS), "eager channels_last", "eager nchw", "compile", "copy"]
@@ -37,12 +36,8 @@ def build_inference(spec) -> Group:
     scale, shift = fold(module[0])
     mine = x.contiguous(memory_format=FORMATS[layout])
     for backend in OURS:
-
-        def ours(backend=backend):
-            with cnnkernels.use_backend(backend):
-                return ops.bn_act(mine, scale, shift, act=shape.act)
-
-        calls[f"ours {backend}"] = no_grad(ours)
+        ours = no_grad(lambda: ops.bn_act(mine, scale, shift, act=shape.act))
+        calls[f"ours {backend}"] = on_backend(backend, ours)
     if FULL:
         calls["compile"] = compiled(copy.deepcopy(module), mine)
     return Group("bn_act", f"{shape.name(batch)} {shape.act}", dtype, layout, 2 * x.numel() * x.element_size(), calls)
@@ -62,14 +57,13 @@ def build_training(spec) -> Group:
     a, g = x.clone(memory_format=FORMATS[layout]).requires_grad_(), grad.contiguous(memory_format=FORMATS[layout])
     for backend in OURS:
 
-        def ours(backend=backend):
-            with cnnkernels.use_backend(backend):
-                y = ops.bn_act_train(
-                    a, bn.weight, bn.bias, bn.running_mean, bn.running_var, eps=bn.eps, momentum=0.1, act=shape.act
-                )
-                return torch.autograd.grad(y, [a, bn.weight, bn.bias], g)
+        def ours():
+            y = ops.bn_act_train(
+                a, bn.weight, bn.bias, bn.running_mean, bn.running_var, eps=bn.eps, momentum=0.1, act=shape.act
+            )
+            return torch.autograd.grad(y, [a, bn.weight, bn.bias], g)
 
-        calls[f"ours {backend}"] = ours
+        calls[f"ours {backend}"] = on_backend(backend, ours)
     nbytes = (3 + 5) * x.numel() * x.element_size()  # forward: stats, apply; backward: reduce, apply
     return Group("bn_act_train fwd+bwd", f"{shape.name(batch)} {shape.act}", dtype, layout, nbytes, calls)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-import cnnkernels
 from cnnkernels import ops
 
 from .arena import BATCHES, DEVICE, DTYPES, OURS, Group
-from .rivals import FORMATS, channel_shuffle, no_grad
+from .rivals import FORMATS, channel_shuffle, no_grad, on_backend
 from .shapes import SHUFFLE
 
 CONTENDERS = [*(f"ours {b}" for b in OURS), "eager channels_last", "eager nchw", "copy"]
@@ -19,14 +18,6 @@ CONCAT_SPECS = [s for s in SPECS if s[0].network == "shufflenet_v2"]
 
 def spec_id(spec) -> str:
     return f"{spec[0].name(spec[1])} g{spec[0].extra} {spec[2]} {spec[3]}"
-
-
-def _on(backend, call):
-    def run():
-        with cnnkernels.use_backend(backend):
-            return call()
-
-    return no_grad(run)
 
 
 def build_shuffle(spec) -> Group:
@@ -40,7 +31,7 @@ def build_shuffle(spec) -> Group:
         calls[f"eager {name}"] = no_grad(lambda y=y, f=fmt: channel_shuffle(y, shape.extra).contiguous(memory_format=f))
     mine = x.contiguous(memory_format=FORMATS[layout])
     for backend in OURS:
-        calls[f"ours {backend}"] = _on(backend, lambda: ops.channel_shuffle(mine, shape.extra))
+        calls[f"ours {backend}"] = on_backend(backend, no_grad(lambda: ops.channel_shuffle(mine, shape.extra)))
     name = f"{shape.name(batch)} g{shape.extra}"
     return Group("channel_shuffle", name, dtype, layout, 2 * x.numel() * x.element_size(), calls)
 
@@ -61,7 +52,7 @@ def build_concat(spec) -> Group:
         calls[f"eager {name}"] = no_grad(eager)
     c, d = (t.contiguous(memory_format=FORMATS[layout]) for t in (a, b))
     for backend in OURS:
-        calls[f"ours {backend}"] = _on(backend, lambda: ops.concat_shuffle_split(c, d, 2))
+        calls[f"ours {backend}"] = on_backend(backend, no_grad(lambda: ops.concat_shuffle_split(c, d, 2)))
     return Group("concat_shuffle_split", shape.name(batch), dtype, layout, 4 * a.numel() * a.element_size(), calls)
 
 

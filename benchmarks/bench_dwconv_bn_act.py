@@ -8,11 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import cnnkernels
 from cnnkernels import ops
 
 from .arena import BATCHES, DEVICE, DTYPES, FULL, OURS, Group
-from .rivals import FORMATS, compiled, conv_bn_act, eager_calls, fold, no_grad
+from .rivals import FORMATS, compiled, conv_bn_act, eager_calls, fold, no_grad, on_backend
 from .shapes import COMPILED_WHEN_QUICK, DEPTHWISE, DEPTHWISE_TRAIN
 
 CONTENDERS = [*(f"ours {b}" for b in OURS), "eager channels_last", "eager nchw", "folded by hand", "compile", "copy"]
@@ -37,12 +36,10 @@ def build_inference(spec) -> Group:
     weight, (scale, shift), pad = conv.weight.detach(), fold(bn), shape.kernel // 2
     mine = x.contiguous(memory_format=FORMATS[layout])
     for backend in OURS:
-
-        def ours(backend=backend):
-            with cnnkernels.use_backend(backend):
-                return ops.dwconv_bn_act(mine, weight, scale, shift, stride=shape.stride, padding=pad, act=shape.act)
-
-        calls[f"ours {backend}"] = no_grad(ours)
+        ours = no_grad(
+            lambda: ops.dwconv_bn_act(mine, weight, scale, shift, stride=shape.stride, padding=pad, act=shape.act)
+        )
+        calls[f"ours {backend}"] = on_backend(backend, ours)
     folded, bias = (weight.float() * scale.view(-1, 1, 1, 1)).to(dtype), shift.to(dtype)
     calls["folded by hand"] = no_grad(
         lambda: act(F.conv2d(mine, folded, bias, shape.stride, pad, groups=shape.channels))
@@ -78,13 +75,12 @@ def build_training(spec) -> Group:
     where = {"stride": shape.stride, "padding": shape.kernel // 2, "dilation": 1}
     for backend in OURS:
 
-        def ours(backend=backend):
-            with cnnkernels.use_backend(backend):
-                buffers = (bn.running_mean, bn.running_var)
-                y = ops.dwconv_bn_act_train(a, *weights, *buffers, eps=bn.eps, momentum=0.1, act=shape.act, **where)
-                return torch.autograd.grad(y, [a, *weights], g)
+        def ours():
+            buffers = (bn.running_mean, bn.running_var)
+            y = ops.dwconv_bn_act_train(a, *weights, *buffers, eps=bn.eps, momentum=0.1, act=shape.act, **where)
+            return torch.autograd.grad(y, [a, *weights], g)
 
-        calls[f"ours {backend}"] = ours
+        calls[f"ours {backend}"] = on_backend(backend, ours)
     if FULL:
         torch._dynamo.reset()
         m = torch.compile(copy.deepcopy(module).to(memory_format=FORMATS[layout]))

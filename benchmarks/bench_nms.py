@@ -9,11 +9,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-import cnnkernels
 from cnnkernels import ops
 
 from .arena import DEVICE, OURS, Group
-from .rivals import no_grad
+from .rivals import no_grad, on_backend
 from .shapes import BOXES
 
 CONTENDERS = [*(f"ours {b}" for b in OURS), "eager torchvision", "copy"]
@@ -38,12 +37,8 @@ def build(spec) -> Group:
     boxes, scores = (t.to(DEVICE) for t in make_boxes(count, kind))
     calls = {"eager torchvision": no_grad(lambda: torchvision.ops.nms(boxes, scores, 0.5))}
     for backend in OURS:
-
-        def ours(backend=backend):
-            with cnnkernels.use_backend(backend):
-                return ops.nms(boxes, scores, 0.5, kind=overlap)
-
-        calls[f"ours {backend}"] = no_grad(ours)
+        ours = no_grad(lambda: ops.nms(boxes, scores, 0.5, kind=overlap))
+        calls[f"ours {backend}"] = on_backend(backend, ours)
     unchecked = ("eager torchvision",) if overlap != "iou" else ()
     return Group(f"{overlap} nms", f"{count} boxes {kind}", torch.float32, "any", count * 28, calls, unchecked)
 

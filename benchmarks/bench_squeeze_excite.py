@@ -7,11 +7,10 @@ import copy
 import pytest
 import torch
 
-import cnnkernels
 from cnnkernels import ops
 
 from .arena import BATCHES, DEVICE, DTYPES, FULL, OURS, Group
-from .rivals import FORMATS, SqueezeExcitation, compiled, eager_calls, no_grad
+from .rivals import FORMATS, SqueezeExcitation, compiled, eager_calls, no_grad, on_backend
 from .shapes import SQUEEZE_EXCITE
 
 CONTENDERS = [*(f"ours {b}" for b in OURS), "eager channels_last", "eager nchw", "compile", "copy"]
@@ -27,12 +26,8 @@ def build(spec) -> Group:
     mine = x.contiguous(memory_format=FORMATS[layout])
     weights = [t.detach() for t in (module.fc1.weight, module.fc1.bias, module.fc2.weight, module.fc2.bias)]
     for backend in OURS:
-
-        def ours(backend=backend):
-            with cnnkernels.use_backend(backend):
-                return ops.squeeze_excite(mine, *weights, act=shape.act)
-
-        calls[f"ours {backend}"] = no_grad(ours)
+        ours = no_grad(lambda: ops.squeeze_excite(mine, *weights, act=shape.act))
+        calls[f"ours {backend}"] = on_backend(backend, ours)
     if FULL:
         calls["compile"] = compiled(copy.deepcopy(module), mine)
     name = f"{shape.name(batch)} r{shape.extra}"

@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import cnnkernels
+
+from .arena import DEVICE
+
 ACTS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
     "relu": lambda: nn.ReLU(inplace=True),
@@ -62,6 +66,21 @@ def fold(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift of a BatchNorm in eval mode, fp32."""
     scale = bn.weight.float() / torch.sqrt(bn.running_var.float() + bn.eps)
     return scale.detach(), (bn.bias.float() - bn.running_mean.float() * scale).detach()
+
+
+def on_backend(backend: str, call: Callable[[], object]) -> Callable[[], object]:
+    """``call`` with every op on one backend, checked once.  The device's default is not asked for by name: users do not."""
+    default = "cpu" if DEVICE == "cpu" else "cuda"
+
+    def switched() -> object:
+        with cnnkernels.use_backend(backend):
+            return call()
+
+    run = call if backend == default else switched
+    with cnnkernels.record_backends() as runs:
+        run()
+    assert runs and all(r.backend == backend for r in runs), runs
+    return run
 
 
 def no_grad(call: Callable[[], object]) -> Callable[[], object]:

@@ -55,8 +55,12 @@ def check_running(
 
 
 def vector(v: Tensor, x: Tensor) -> Tensor:
-    """A per-channel parameter as the kernels take it: contiguous, in x's accumulate dtype."""
-    return v.to(_check.acc_dtype(x)).contiguous()
+    """A per-channel parameter of fp32 or x's dtype as the kernels take it: contiguous, in x's accumulate dtype."""
+    if v.dtype is not torch.float32 or x.dtype is torch.float64:
+        if v.dtype not in (torch.float32, x.dtype):
+            raise TypeError(f"per-channel parameters must be float32 or {x.dtype}, got {v.dtype}")
+        v = v.to(_check.acc_dtype(x))
+    return v.contiguous()
 
 
 def vector_or_none(v: Tensor | None, x: Tensor) -> Tensor | None:

@@ -24,17 +24,22 @@ class Window(NamedTuple):
     dilation: tuple[int, int]
     size: tuple[int, int]  # output rows and columns
 
+    @property
+    def native(self) -> tuple[int, ...]:
+        """As the native ops take it."""
+        return self.stride + self.padding + self.dilation
 
-def ints(op: str, name: str, value: Any) -> list[int]:
-    """An int or a sequence of ints as a list; TypeError for anything else, bool included."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
+
+def ints(op: str, name: str, value: Any) -> tuple[int, ...]:
+    """An int or a sequence of ints as a tuple; TypeError for anything else, bool included."""
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     for v in values:
         if isinstance(v, bool) or not isinstance(v, (int, torch.SymInt)):
             raise TypeError(f"{op}: {name} must be an int or a sequence of ints, got {value!r}")
     return values
 
 
-def padding_ints(op: str, padding: Any) -> list[int] | None:
+def padding_ints(op: str, padding: Any) -> tuple[int, ...] | None:
     return None if padding is None else ints(op, "padding", padding)
 
 
@@ -67,12 +72,13 @@ def _padding(
 
 def _resolve(
     op: str,
-    input_size: tuple[int, int],
-    kernel: tuple[int, int],
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
     stride: tuple[int, ...],
     padding: tuple[int, ...] | None,
     dilation: tuple[int, ...],
 ) -> Window:
+    input_size, kernel = x_shape[2:4], (weight_shape[2], weight_shape[3])
     s, d = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
     p = _padding(op, padding, kernel, d)
     padded = (input_size[0] + p[2] + p[3], input_size[1] + p[0] + p[1])
@@ -93,8 +99,8 @@ def resolve(
     """The window of a convolution of x with weight; ValueError for one that does not exist."""
     args = (
         op,
-        (x.shape[2], x.shape[3]),
-        (weight.shape[2], weight.shape[3]),
+        x.shape,
+        weight.shape,
         tuple(stride),
         None if padding is None else tuple(padding),
         tuple(dilation),

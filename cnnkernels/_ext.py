@@ -24,6 +24,10 @@ except ImportError as e:
         )
 
 
+native_ops = torch.ops.cnnkernels_native
+"""The extension's ops; their kernels are chosen by device."""
+
+
 def has_kernel(native: str, device_type: str, namespace: str = "cnnkernels_native") -> bool:
     """Whether there is a kernel of this native op for this device type ("cpu" or "cuda")."""
     if module is None or not hasattr(getattr(torch.ops, namespace), native):

@@ -72,8 +72,8 @@ def make(shape, dtype, layout):
 def run(grad, x, weight, where):
     ops = torch.ops.cnnkernels_native
     stride, padding, dilation = where
-    dx = ops.dwconv_grad_input(grad, weight, list(x.shape[2:]), list(stride), list(padding), list(dilation))
-    dw = ops.dwconv_grad_weight(grad, x, list(weight.shape[2:]), list(stride), list(padding), list(dilation))
+    dx = ops.dwconv_grad_input(grad, weight, list(x.shape[2:]), [*stride, *padding, *dilation])
+    dw = ops.dwconv_grad_weight(grad, x, list(weight.shape[2:]), [*stride, *padding, *dilation])
     return dx, dw
 
 
@@ -138,8 +138,8 @@ def test_sizes_that_do_not_fit_raise():
     grad, x, weight, (stride, padding, dilation), _, _ = make(SHAPES[3], torch.float32, NCHW)
     ops = torch.ops.cnnkernels_native
     with pytest.raises(RuntimeError, match="size of the output"):
-        ops.dwconv_grad_input(grad, weight, [8, 7], list(stride), list(padding), list(dilation))
+        ops.dwconv_grad_input(grad, weight, [8, 7], [*stride, *padding, *dilation])
     with pytest.raises(RuntimeError, match="size of the output"):
-        ops.dwconv_grad_weight(grad, x, [5, 5], list(stride), list(padding), list(dilation))
+        ops.dwconv_grad_weight(grad, x, [5, 5], [*stride, *padding, *dilation])
     with pytest.raises(RuntimeError, match="one layout"):
-        ops.dwconv_grad_weight(grad, x.to(memory_format=NHWC), [3, 3], list(stride), list(padding), list(dilation))
+        ops.dwconv_grad_weight(grad, x.to(memory_format=NHWC), [3, 3], [*stride, *padding, *dilation])

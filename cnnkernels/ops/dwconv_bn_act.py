@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnkernels import _activation, _check, _conv, _layout
+from cnnkernels import _activation, _batch_norm, _check, _conv, _layout
 from cnnkernels._op import Op
 
 NAME, BACKWARD_NAME = "dwconv_bn_act", "dwconv_bn_act_backward"
@@ -107,15 +107,14 @@ def _native_backward(
     act: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     window = _conv.resolve(BACKWARD_NAME, x, weight, stride, padding, dilation)
-    geometry = (window.stride, window.padding, window.dilation)
     code, slope = _activation.parse(act)
     acc = _check.acc_dtype(x)
     x, w = _layout.dense(x), weight.contiguous()
     a, b = scale.to(acc).contiguous(), shift.to(acc).contiguous()
-    u = ops.dwconv(x, w, None, None, None, *geometry, _activation.CODES["identity"], 0.0)
+    u = ops.dwconv(x, w, None, None, None, window.native, _activation.CODES["identity"], 0.0)
     du, dscale, dshift = ops.bn_act_backward(_layout.dense_as(grad, x), u, a, b, code, slope)
-    dx = ops.dwconv_grad_input(du, w, x.shape[2:], *geometry)
-    dweight = ops.dwconv_grad_weight(du, x, w.shape[2:], *geometry)
+    dx = ops.dwconv_grad_input(du, w, x.shape[2:], window.native)
+    dweight = ops.dwconv_grad_weight(du, x, w.shape[2:], window.native)
     # A 1x1 output has no layout of its own to hand on to dx.
     return _layout.dense_as(dx, x), dweight.to(weight.dtype), dscale.to(scale.dtype), dshift.to(shift.dtype)
 
@@ -209,14 +208,10 @@ def _native(
 ) -> Tensor:
     window = _conv.resolve(NAME, x, weight, stride, padding, dilation)
     code, slope = _activation.parse(act)
-    acc = _check.acc_dtype(x)
-    x = _layout.dense(x)
     if residual is not None:
         residual = _layout.dense_as(residual, x)
-    a, b = scale.to(acc).contiguous(), shift.to(acc).contiguous()
-    return ops.dwconv(
-        x, weight.contiguous(), a, b, residual, window.stride, window.padding, window.dilation, code, slope
-    )
+    a, b = _batch_norm.vector(scale, x), _batch_norm.vector(shift, x)
+    return ops.dwconv(_layout.dense(x), weight.contiguous(), a, b, residual, window.native, code, slope)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -241,6 +236,7 @@ DWCONV_BN_ACT = Op(
     fake=_fake,
     native=_native,
     native_ops=("dwconv",),
+    native_checks=True,
     triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,

@@ -154,7 +154,6 @@ def _native_backward(
     act: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     window = _conv.resolve(BACKWARD_NAME, x, weight, stride, padding, dilation)
-    geometry = (window.stride, window.padding, window.dilation)
     code, slope = _activation.parse(act)
     acc = _check.acc_dtype(x)
     x, w = _layout.dense(x), weight.contiguous()
@@ -163,8 +162,8 @@ def _native_backward(
     m, v = mean.to(acc).contiguous(), var.to(acc).contiguous()
     grad, u = _layout.dense_as(grad, x), _layout.dense_as(u, x)
     du, dgamma, dbeta = ops.bn_act_train_backward(grad, u, m, v, gamma, beta, eps, code, slope)
-    dx = ops.dwconv_grad_input(du, w, x.shape[2:], *geometry)
-    dweight = ops.dwconv_grad_weight(du, x, w.shape[2:], *geometry)
+    dx = ops.dwconv_grad_input(du, w, x.shape[2:], window.native)
+    dweight = ops.dwconv_grad_weight(du, x, w.shape[2:], window.native)
     return (
         _layout.dense_as(dx, x),  # a 1x1 output has no layout of its own to hand on to dx
         dweight.to(weight.dtype),
@@ -259,8 +258,7 @@ def _native(
     window = _conv.resolve(NAME, x, weight, stride, padding, dilation)
     code, slope = _activation.parse(act)
     acc = _check.acc_dtype(x)
-    geometry = (window.stride, window.padding, window.dilation)
-    u, mean, var = ops.dwconv_stats(_layout.dense(x), weight.contiguous(), *geometry)
+    u, mean, var = ops.dwconv_stats(_layout.dense(x), weight.contiguous(), window.native)
     scale = torch.rsqrt(var + eps)
     if bn_weight is not None:
         scale = scale * bn_weight.to(acc)

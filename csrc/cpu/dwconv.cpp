@@ -1,57 +1,66 @@
 // Depthwise convolution + scale, shift, activation and residual in one pass over memory: 2e bytes per element at stride 1.
 //
-// A task copies its input once into zero-padded scratch in the accumulate type, convolves from there into a scratch line,
-// and finishes that line (activation, residual, rounding) on its way to y.  All scratch stays in the L1 cache, so the copies
-// cost a load and a store each against k * k multiply-adds, and buy: no borders, no channel tails and no conversions in the
-// inner loops, and one code path for every layout, type, padding and dilation.
+// Register tiles (dwconv_tiles.h) read x in place; scale is folded into the weights, shift is what the sums begin with.
 //
-//   channels_last  a task owns up to four vectors of channels and a strip of rows.  Scratch is a ring of padded rows of
-//                  pixels for each vector; the weights of a vector stay in registers for a whole row (3 x 3).
-//   NCHW           a task owns a strip of one plane.  Scratch is one padded plane per stride phase, so that every tap is a
-//                  unit-stride line at a fixed offset and the whole strip is one long line: 7 x 7 planes fill vectors too.
+//   channels_last  a task owns a block of channels, as many as have their weights in the L1 cache, and a strip of rows of an
+//                  image.  Of each row it takes a tile of columns and walks the block's channels, which are neighbours in
+//                  memory.  Tasks of a block follow each other, so that a thread packs its weights once for all images.
+//   NCHW           a task owns a plane (a strip of rows where planes are few) and walks it in columns of vectors.
 //
-// Statistics are taken from the unrounded line: mean and sum of squared deviations per line, merged by Chan's formula in an
+// fp32 goes straight to y where no activation beyond clamping follows.  Elsewhere a strip's sums go to a line of scratch in
+// the accumulate type, which activation, residual and rounding turn into y while it is in the cache.
+//
+// Statistics are taken from the unrounded sums: mean and sum of squared deviations per strip, merged by Chan's formula in an
 // order that depends on the shape only, so that the result does not depend on the number of threads.
 #include "dwconv.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
-#include "activation.h"
-#include "dwconv_lines.h"
+#include "dwconv_tiles.h"
 
 namespace ck::cpu::CK_ISA {
 namespace {
 
-constexpr int64_t kTaskWork = 32 * 1024;    // multiply-adds that make a task worth a thread
-constexpr int64_t kStripWork = 256 * 1024;  // multiply-adds per strip of rows: enough strips for a thread each
-constexpr int64_t kPlane = 24 * 1024;       // scratch elements of an NCHW strip
-constexpr int64_t kLine = 2048;             // elements finished at a time
-constexpr int64_t kGroup = 4;               // vectors of channels that a channels_last task takes together
-constexpr int64_t kRings = 64 * 1024;       // bytes of their rings of rows
+constexpr int64_t kTaskWork = 128 * 1024;   // multiply-adds that make a task worth a thread
+constexpr int64_t kStripWork = 64 * 1024;   // multiply-adds per strip of rows aimed at
+constexpr int64_t kBlockBytes = 14 * 1024;  // of packed weights: leaves the L1 cache to the rows of x
+constexpr int64_t kManyPlanes = 16;         // from here on, NCHW planes are not cut into strips
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Memory that a thread keeps between calls; grows only.  Contents are whatever was there.
 template <class A>
 A* scratch(int which, int64_t n) {
-  static thread_local std::vector<A> kept[3];
+  static thread_local std::vector<A> kept[2];
   std::vector<A>& v = kept[which];
   if (static_cast<int64_t>(v.size()) < n) v.resize(n);
   return v.data();
 }
 
-template <class A>
-struct Moments {  // of one channel, or of one vector of channels lane by lane
-  A count = 0;
-  V<A> mean{A(0)}, m2{A(0)};
-  void merge(A n, V<A> other_mean, V<A> other_m2) {
-    const A total = count + n;
-    const V<A> delta = other_mean - mean;
-    mean = fma(delta, V<A>(n / total), mean);
-    m2 = m2 + other_m2 + delta * delta * V<A>(count * n / total);
+// Mean and sum of squared deviations of `count` values, lane by lane (N = 1: of one channel).
+template <class A, int N>
+struct Moments {
+  A count = 0, mean[N] = {}, m2[N] = {};
+  void merge(const Moments& b) {
+    const A total = count + b.count;
+    if (total == 0) return;
+    for (int l = 0; l < N; ++l) {
+      const A delta = b.mean[l] - mean[l];
+      mean[l] += delta * (b.count / total);
+      m2[l] += b.m2[l] + delta * delta * (count * b.count / total);
+    }
     count = total;
   }
+};
+
+// The taps of one axis that fall inside the image for an output whose first tap reads position `at`.
+struct Inside {
+  int begin, end;
+  Inside(int64_t at, int64_t size, int k, int dilation)
+      : begin(static_cast<int>(std::min<int64_t>(k, at < 0 ? ceil_div(-at, dilation) : 0))),
+        end(static_cast<int>(std::clamp<int64_t>(ceil_div(size - at, dilation), begin, k))) {}
 };
 
 template <class T>
@@ -61,296 +70,312 @@ struct Conv {
   static constexpr int N = VA::N;
   const DwConvArgs& a;
   const DwConvShape& s;
-  const bool stats;
-  const bool clamp_is_all;  // identity, relu, relu6: no activation pass
-  Clamp<A> clamp;
+  const bool stats, clamp_is_all, direct;
+  const int taps;
+  const Clamp<A> clamp;
 
   Conv(const DwConvArgs& args, bool with_stats)
       : a(args),
         s(args.shape),
         stats(with_stats),
         clamp_is_all(a.act == Act::identity || a.act == Act::relu || a.act == Act::relu6),
+        direct(std::is_same_v<T, A> && clamp_is_all && !a.residual),
+        taps(s.kh * s.kw),
         clamp{VA(a.act == Act::relu || a.act == Act::relu6 ? A(0) : -INFINITY),
               VA(a.act == Act::relu6 ? A(6) : INFINITY)} {}
 
   const T* x() const { return static_cast<const T*>(a.x); }
-  const T* residual() const { return static_cast<const T*>(a.residual); }
   T* y() const { return static_cast<T*>(a.y); }
+  A* direct_y() const {  // y as the tiles write it: only where `direct`
+    if constexpr (std::is_same_v<T, A>) return y();
+    else return nullptr;
+  }
+  const T* weight() const { return static_cast<const T*>(a.weight); }
   A scale(int64_t c) const { return a.scale ? static_cast<const A*>(a.scale)[c] : A(1); }
   A shift(int64_t c) const { return a.shift ? static_cast<const A*>(a.shift)[c] : A(0); }
-  A weight(int64_t c, int tap) const { return A(to_acc(static_cast<const T*>(a.weight)[c * s.kh * s.kw + tap])); }
-  static float to_acc(float v) { return v; }
-  static double to_acc(double v) { return v; }
-  static float to_acc(Half v) { return to_float(v); }
-  static float to_acc(BFloat16 v) { return to_float(v); }
 
-  void activate_line(A* line, int64_t n) const {
-    if (clamp_is_all) return;
-    const Dtype d = sizeof(A) == 8 ? Dtype::f64 : Dtype::f32;
-    activation_forward({d, line, nullptr, line, n, a.act, a.slope, serial_pool()});
+  // f(K, S) for the kernels that have tiles; false for the others.
+  template <class F>
+  bool with_kernel(F&& f) const {
+    if constexpr (N == 1) {
+      return false;
+    } else {
+      if (s.kh != s.kw || s.sh != s.sw || s.dh != 1 || s.dw != 1) return false;
+      const auto is = [&](auto k, auto stride) {
+        const bool hit = s.kh == k() && s.sh == stride();
+        if (hit) f(k, stride);
+        return hit;
+      };
+      constexpr std::integral_constant<int, 1> one;
+      constexpr std::integral_constant<int, 2> two;
+      constexpr std::integral_constant<int, 3> three;
+      constexpr std::integral_constant<int, 5> five;
+      constexpr std::integral_constant<int, 7> seven;
+      return is(three, one) || is(three, two) || is(five, one) || is(five, two) || is(seven, one);
+    }
+  }
+
+  // Mean and sum of squared deviations of `count` vectors, `step` apart.
+  template <class F>
+  static void moments_of(int64_t count, F&& value, VA& mean, VA& m2) {
+    VA total(A(0));
+    for (int64_t i = 0; i < count; ++i) total = total + value(i);
+    mean = total * VA(A(1) / A(count));
+    m2 = VA(A(0));
+    for (int64_t i = 0; i < count; ++i) {
+      const VA d = value(i) - mean;
+      m2 = fma(d, d, m2);
+    }
+  }
+
+  // Activation, residual and rounding of `rows` runs of `width` sums, on their way to y.
+  void finish(const A* line, int64_t line_row, int64_t rows, int64_t width, int64_t at, int64_t y_row) const {
+    const VA slope(static_cast<A>(a.slope));
+    with_act(clamp_is_all ? Act::identity : a.act, [&](auto act) {
+      for (int64_t r = 0; r < rows; ++r, line += line_row, at += y_row) {
+        T* to = y() + at;
+        const T* add = a.residual ? static_cast<const T*>(a.residual) + at : nullptr;
+        const auto value = [&](int64_t i)
+                               __attribute__((always_inline)) { return activate<act()>(vload(line + i), slope); };
+        int64_t i = 0;
+        if (!add)  // two vectors a turn keep both FMA pipes busy
+          for (; i + 2 * N <= width; i += 2 * N) {
+            const VA v = value(i), w = value(i + N);
+            store(to + i, v);
+            store(to + i + N, w);
+          }
+        for (; i + N <= width; i += N) store(to + i, add ? value(i) + vload(add + i) : value(i));
+        if (const int n = static_cast<int>(width - i)) {
+          const VA v = activate<act()>(vload_n(line + i, n), slope);
+          store_n(to + i, add ? v + vload_n(add + i, n) : v, n);
+        }
+      }
+    });
   }
 
   // ---- channels_last ------------------------------------------------------------------------------------------------------
-  int64_t strip_rows() const {  // depends on the shape only
-    const int64_t per_row = s.Q * N * s.kh * s.kw;
-    return std::min(s.P, std::max<int64_t>(ceil_div(kStripWork, std::max<int64_t>(per_row, 1)), 2 * s.kh));
-  }
+  int64_t vectors() const { return std::max<int64_t>(1, ceil_div(s.C, N)); }
+  // Where vector v begins; the last one ends with the last channel and overlaps its neighbour if need be.
+  int64_t channel(int64_t v) const { return std::min(v * N, std::max<int64_t>(0, s.C - N)); }
+  int lanes() const { return static_cast<int>(std::min<int64_t>(N, s.C)); }
 
-  void pack(int64_t c, int lanes, A* w) const {
-    const int taps = s.kh * s.kw;
-    for (int l = 0; l < N; ++l) {
-      const A f = l < lanes ? scale(c + l) : A(0);
-      for (int t = 0; t < taps; ++t) w[t * N + l] = l < lanes ? f * weight(c + l, t) : A(0);
-      w[taps * N + l] = l < lanes ? shift(c + l) : A(0);
-    }
-  }
-
-  int64_t padded_width() const { return std::max((s.Q - 1) * s.sw + int64_t(s.kw - 1) * s.dw + 1, s.left + s.W); }
-  int ring() const { return (s.kh - 1) * s.dh + 1; }
-
-  // Vectors of channels that a task takes together: up to four, so that a pixel is a few cache lines in a row, and no
-  // more than leave the rings of rows in the L1 cache.
-  int64_t group() const {
-    const int64_t bytes = (ring() + 1) * padded_width() * N * static_cast<int64_t>(sizeof(A));
-    return std::clamp<int64_t>(kRings / bytes, 1, kGroup);
-  }
-
-  // Rows [p0, p1) of image n, `vectors` vectors of channels from c on; the last one has `lanes` channels.
-  void strip_nhwc(int64_t n, int64_t p0, int64_t p1, int64_t c, int vectors, int lanes, const A* w,
-                  Moments<A>* moments) const {
-    const int64_t width = padded_width(), rows = ring(), Q = s.Q, C = s.C;
-    const int64_t ring_size = rows * width * N, taps = (int64_t(s.kh) * s.kw + 1) * N;
-    A* rings = scratch<A>(0, vectors * ring_size + width * N);
-    const A* zero = rings + vectors * ring_size;
-    std::fill(rings, rings + vectors * ring_size + width * N, A(0));
-    const int64_t block = std::max<int64_t>(1, kLine / std::max<int64_t>(Q * N, 1));  // output rows finished together
-    const int64_t line_size = block * Q * N;
-    A* line = scratch<A>(1, vectors * line_size);
-    std::vector<const A*> lines(s.kh);
-    int64_t next = std::max<int64_t>(0, p0 * s.sh - s.top);  // first input row not yet in the rings
-    for (int64_t p = p0; p < p1; p += block) {
-      const int64_t many = std::min(block, p1 - p);
-      for (int64_t b = 0; b < many; ++b) {
-        const int64_t h0 = (p + b) * s.sh - s.top, h1 = std::min(h0 + rows, s.H);
-        for (next = std::max(next, std::max<int64_t>(h0, 0)); next < h1; ++next)
-          copy_row_nhwc(x() + ((n * s.H + next) * s.W) * C + c, vectors, lanes,
-                        rings + ((next % rows) * width + s.left) * N, ring_size);
-        for (int g = 0; g < vectors; ++g) {
-          for (int i = 0; i < s.kh; ++i) {
-            const int64_t h = h0 + int64_t(i) * s.dh;
-            lines[i] = h < 0 || h >= s.H ? zero : rings + g * ring_size + (h % rows) * width * N;
-          }
-          convolve_row(lines.data(), w + g * taps, line + g * line_size + b * Q * N);
+  // [vector][taps and shift][N], scaled.
+  void pack(int64_t v0, int count, A* w) const {
+    for (int v = 0; v < count; ++v, w += (taps + 1) * N) {
+      const int64_t c = channel(v0 + v);
+      const int n = lanes();
+      const VA f = a.scale ? vload_n(static_cast<const A*>(a.scale) + c, n) : VA(A(1));
+      store(w + taps * N, a.shift ? vload_n(static_cast<const A*>(a.shift) + c, n) : VA(A(0)));
+      for (int t = 0; t < taps; ++t) {
+        VA tap;
+        if (n == N) {
+          load_step(tap, weight() + c * taps + t, taps);
+        } else {
+          T some[N] = {};
+          for (int l = 0; l < n; ++l) some[l] = weight()[(c + l) * taps + t];
+          load(tap, some);
         }
-      }
-      for (int g = 0; g < vectors; ++g) {
-        if (moments) add_lanes(line + g * line_size, many * Q, moments[g]);
-        activate_line(line + g * line_size, many * Q * N);
-      }
-      finish_nhwc(line, line_size, vectors, lanes, ((n * s.P + p) * Q) * C + c, many * Q);
-    }
-  }
-
-  void copy_row_nhwc(const T* from, int vectors, int lanes, A* to, int64_t ring_size) const {
-    const int64_t W = s.W, C = s.C;
-    for (int64_t q = 0; q < W; ++q, from += C, to += N) {
-      for (int g = 0; g < vectors - 1; ++g) store(to + g * ring_size, vload(from + g * N));
-      const int g = vectors - 1;
-      store(to + g * ring_size, lanes == N ? vload(from + g * N) : vload_n(from + g * N, lanes));
-    }
-  }
-
-  void finish_nhwc(const A* line, int64_t line_size, int vectors, int lanes, int64_t at, int64_t pixels) const {
-    const int64_t C = s.C;
-    T* to = y() + at;
-    const T* add = residual() ? residual() + at : nullptr;
-    for (int64_t q = 0; q < pixels; ++q, to += C, line += N) {
-      for (int g = 0; g < vectors; ++g) {
-        const int n = g == vectors - 1 ? lanes : N;
-        VA v = vload(line + g * line_size);
-        if (add) v = v + (n == N ? vload(add + q * C + g * N) : vload_n(add + q * C + g * N, n));
-        if (n == N) store(to + g * N, v);
-        else store_n(to + g * N, v, n);
+        store(w + t * N, tap * f);
       }
     }
   }
 
-  void convolve_row(const A* const* lines, const A* w, A* out) const {
-    if constexpr (std::is_same_v<A, float>) {
-      if (s.kh == s.kw && s.sh == s.sw && s.dw == 1 && s.sw <= 2) {
-        const bool one = s.sw == 1;
-        if (s.kw == 3)
-          return one ? row_fixed<A, 3, 1>(lines, w, out, s.Q, clamp) : row_fixed<A, 3, 2>(lines, w, out, s.Q, clamp);
-        if (s.kw == 5)
-          return one ? row_fixed<A, 5, 1>(lines, w, out, s.Q, clamp) : row_fixed<A, 5, 2>(lines, w, out, s.Q, clamp);
-        if (s.kw == 7)
-          return one ? row_fixed<A, 7, 1>(lines, w, out, s.Q, clamp) : row_fixed<A, 7, 2>(lines, w, out, s.Q, clamp);
+  struct Block {
+    int64_t first;  // vector of channels
+    int vectors;
+    const A* w;
+  };
+
+  // Output row p of image n for the channels of a block; out: pixel 0, first channel of the block.
+  void row_nhwc(int64_t n, int64_t p, const Block& b, A* out, int64_t out_pixel) const {
+    const int64_t h = p * s.sh - s.top, c = channel(b.first), C = s.C;
+    const Inside rows(h, s.H, s.kh, s.dh);
+    const T* row = x() + ((n * s.H + h + int64_t(rows.begin) * s.dh) * s.W) * C + c;
+    const int64_t w_step = int64_t(taps + 1) * N, last = channel(b.first + b.vectors - 1) - c;
+    const bool tiled = s.C >= N && with_kernel([&](auto k, auto stride) {
+                         const int m = tile_size(s.Q);
+                         for (int64_t q = 0; q < s.Q; q += m) {
+                           if (q > s.Q - m) q = s.Q - m;
+                           const int64_t column = q * stride() - s.left;
+                           const bool edge = column < 0 || column + (m - 1) * stride() + k() > s.W;
+                           column_tiles<T, k(), stride()>(m, edge,
+                                                          {row + column * C, s.W * C, C, rows.end - rows.begin, column,
+                                                           s.W, b.w + rows.begin * k() * N, b.w + taps * N, w_step,
+                                                           out + q * out_pixel, out_pixel, b.vectors, last},
+                                                          clamp);
+                         }
+                       });
+    if (tiled) return;
+    for (int64_t q = 0; q < s.Q; ++q) {
+      const int64_t column = q * s.sw - s.left;
+      const Inside columns(column, s.W, s.kw, s.dw);
+      const AnyPixel pixel{rows.end - rows.begin, columns.end - columns.begin, s.kw, s.dh * s.W * C, s.dw * C, w_step};
+      const T* p0 = row + (column + int64_t(columns.begin) * s.dw) * C;
+      const A *w = b.w + (int64_t(rows.begin) * s.kw + columns.begin) * N, *bias = b.w + taps * N;
+      A* to = out + q * out_pixel;
+      if (s.C < N) {
+        any_pixel<T, 1, false>(pixel, p0, w, bias, lanes(), to, clamp);
+        continue;
+      }
+      int v = 0;  // four vectors at a time, but not the last one, which may overlap its neighbour
+      for (; v + 4 < b.vectors; v += 4)
+        any_pixel<T, 4, true>(pixel, p0 + v * N, w + v * w_step, bias + v * w_step, N, to + v * N, clamp);
+      for (; v < b.vectors; ++v) {
+        const int64_t at = std::min<int64_t>(v * N, last);
+        any_pixel<T, 1, true>(pixel, p0 + at, w + v * w_step, bias + v * w_step, N, to + at, clamp);
       }
     }
-    row_any(lines, w, out, s.Q, clamp, s.kh, s.kw, s.sw, s.dw);
-  }
-
-  // Moments of each lane over `pixels` vectors: two passes over a line in the L1 cache.
-  void add_lanes(const A* line, int64_t pixels, Moments<A>& m) const {
-    VA sum(A(0)), m2(A(0));
-    for (int64_t q = 0; q < pixels; ++q) sum = sum + vload(line + q * N);
-    const VA mean = sum * VA(A(1) / A(pixels));
-    for (int64_t q = 0; q < pixels; ++q) {
-      const VA d = vload(line + q * N) - mean;
-      m2 = fma(d, d, m2);
-    }
-    m.merge(A(pixels), mean, m2);
   }
 
   void run_nhwc() const {
-    const int64_t vectors = ceil_div(s.C, N), most = group(), groups = ceil_div(vectors, most);
-    const int64_t rows = strip_rows(), strips = ceil_div(s.P, rows), taps = (int64_t(s.kh) * s.kw + 1) * N;
-    std::vector<Moments<A>> moments(stats ? s.N * strips * vectors : 0);
-    const int64_t work = rows * s.Q * N * s.kh * s.kw * most;
-    parallel(a.pool, s.N * strips * groups, ceil_div(kTaskWork, std::max<int64_t>(work, 1)), [&](int64_t b, int64_t e) {
-      A* w = scratch<A>(2, most * taps);
-      for (int64_t i = b; i < e; ++i) {
-        const int64_t v = i % groups * most, strip = i / groups % strips, n = i / groups / strips;
-        const int count = static_cast<int>(std::min(most, vectors - v));
-        const int lanes = static_cast<int>(std::min<int64_t>(N, s.C - (v + count - 1) * N));
-        for (int g = 0; g < count; ++g) pack((v + g) * N, g == count - 1 ? lanes : N, w + g * taps);
-        strip_nhwc(n, strip * rows, std::min(s.P, (strip + 1) * rows), v * N, count, lanes, w,
-                   stats ? &moments[(n * strips + strip) * vectors + v] : nullptr);
+    const int64_t all = vectors(), per_vector = int64_t(taps + 1) * N * static_cast<int64_t>(sizeof(A));
+    const int64_t blocks = ceil_div(all, std::max<int64_t>(1, kBlockBytes / per_vector));
+    const int64_t block = ceil_div(all, blocks), row_work = s.Q * block * N * taps;
+    const int64_t most = std::clamp<int64_t>(kStripWork / row_work, 1, s.P);
+    const int64_t strips = ceil_div(s.P, most), rows = ceil_div(s.P, strips);
+    const int64_t per_block = s.N * strips, tasks = blocks * per_block;
+    const bool to_y = direct && s.C >= N;
+    std::vector<Moments<A, N>> moments(stats ? tasks * block : 0);
+    parallel(a.pool, tasks, ceil_div(kTaskWork, row_work * rows), [&](int64_t begin, int64_t end) {
+      A* w = scratch<A>(0, block * (taps + 1) * N);
+      Block b{-1, 0, w};
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t first = std::min(task / per_block * block, all), n = task % per_block / strips;
+        const int64_t p0 = task % strips * rows, p1 = std::min(s.P, p0 + rows);
+        if (first == all || p0 >= p1) continue;
+        if (first != b.first) {
+          b.first = first;
+          b.vectors = static_cast<int>(std::min(block, all - first));
+          pack(first, b.vectors, w);
+        }
+        const int64_t c = channel(first), width = channel(first + b.vectors - 1) - c + N, pixels = (p1 - p0) * s.Q;
+        const int64_t at = (n * s.P + p0) * s.Q * s.C + c, pitch = to_y ? s.C : width;
+        A* out = to_y ? direct_y() + at : scratch<A>(1, pixels * width);
+        for (int64_t p = p0; p < p1; ++p) row_nhwc(n, p, b, out + (p - p0) * s.Q * pitch, pitch);
+        if (stats)
+          for (int v = 0; v < b.vectors; ++v) {
+            Moments<A, N>& m = moments[task * block + v];
+            const A* from = out + channel(first + v) - c;
+            VA mean, m2;
+            moments_of(pixels, [&](int64_t i) { return vload(from + i * pitch); }, mean, m2);
+            store(m.mean, mean);
+            store(m.m2, m2);
+            m.count = A(pixels);
+          }
+        if (!to_y) finish(out, width, pixels, std::min(width, s.C), at, s.C);
       }
     });
     if (!stats) return;
-    for (int64_t v = 0; v < vectors; ++v) {
-      Moments<A> all;
-      for (int64_t i = v; i < s.N * strips * vectors; i += vectors)
-        all.merge(moments[i].count, moments[i].mean, moments[i].m2);
-      const int lanes = static_cast<int>(std::min<int64_t>(N, s.C - v * N));
-      store_n(static_cast<A*>(a.mean) + v * N, all.mean, lanes);
-      store_n(static_cast<A*>(a.var) + v * N, all.m2 * VA(A(1) / all.count), lanes);
-    }
+    parallel(a.pool, all, std::max<int64_t>(1, 1024 / per_block), [&](int64_t begin, int64_t end) {
+      for (int64_t v = begin; v < end; ++v) {
+        Moments<A, N> m;
+        for (int64_t i = 0; i < per_block; ++i) m.merge(moments[(v / block * per_block + i) * block + v % block]);
+        const int n = lanes();
+        store_n(static_cast<A*>(a.mean) + channel(v), vload(m.mean), n);
+        store_n(static_cast<A*>(a.var) + channel(v), vload(m.m2) * VA(A(1) / m.count), n);
+      }
+    });
   }
 
   // ---- NCHW ---------------------------------------------------------------------------------------------------------------
-  struct Plane {  // scratch of a strip of `rows` output rows
-    int64_t pitch, lines, size, strip;
-  };
-
-  Plane plane() const {
-    // With stride 1 the zeros after a row are also those before the next one.
-    const int64_t right = std::max<int64_t>(0, (s.Q - 1) * s.sw + int64_t(s.kw - 1) * s.dw + 1 - s.left - s.W);
-    const int64_t pitch = s.sw == 1 ? std::max(s.W + std::max<int64_t>(s.left, right), s.Q)
-                                    : ceil_div(std::max(s.left + s.W + right, s.left + s.W), s.sw);
-    const int64_t reach = ceil_div(int64_t(s.kh - 1) * s.dh, s.sh) + 1;
-    const int64_t strip =
-        std::min(s.P, std::max<int64_t>({kPlane / std::max<int64_t>(pitch * s.sh * s.sw, 1), 2 * reach, 1}));
-    const int64_t lines = strip + reach;
-    // behind the last line: the last row's right padding, and what whole vectors read beyond the last output
-    return {pitch, lines, lines * pitch + s.left + int64_t(s.kw) * s.dw + 9 * N, strip};
-  }
-
-  // Input rows for outputs [p0, p1) into the phase planes; every element of the planes is written.
-  void copy_plane(const T* from, int64_t p0, int64_t p1, const Plane& pl, A* planes, A* row) const {
-    std::fill(planes, planes + pl.size * s.sh * s.sw, A(0));
-    const int64_t first = p0 * s.sh - s.top, last = (p1 - 1) * s.sh - s.top + int64_t(s.kh - 1) * s.dh;
-    for (int64_t h = std::max<int64_t>(first, 0); h <= std::min(last, s.H - 1); ++h) {
-      const int64_t m = h - first;
-      A* to = planes + (m % s.sh) * s.sw * pl.size + (m / s.sh) * pl.pitch;
-      const T* src = from + h * s.W;
-      if (s.sw == 1) {
-        convert(src, to + s.left, s.W);
-        continue;
-      }
-      convert(src, row, s.W);
-      for (int b = 0; b < s.sw; ++b) {  // column w of x is column left + w of the padded row
-        const int64_t j0 = s.left > b ? ceil_div(s.left - b, s.sw) : 0, w0 = j0 * s.sw + b - s.left;
-        A* phase = to + b * pl.size + j0;
-        const int64_t many = w0 < s.W ? ceil_div(s.W - w0, s.sw) : 0;
-        if (s.sw == 2) every_second(row + w0, phase, many);
-        else
-          for (int64_t j = 0; j < many; ++j) phase[j] = row[w0 + s.sw * j];
-      }
-    }
-  }
-
-  static void convert(const T* from, A* to, int64_t n) {
-    int64_t i = 0;
-    for (; i + N <= n; i += N) store(to + i, vload(from + i));
-    if (i < n) store_n(to + i, vload_n(from + i, static_cast<int>(n - i)), static_cast<int>(n - i));
-  }
-
-  // Moments of `rows` rows of Q outputs each, pitch apart.
-  void add_rows(const A* line, int64_t rows, int64_t pitch, Moments<A>& m) const {
-    const auto total = [&](auto f) {
-      A t(0);
-      for (int64_t p = 0; p < rows; ++p) {
-        VA v(A(0));
-        int64_t q = 0;
-        for (; q + N <= s.Q; q += N) v = v + f(vload(line + p * pitch + q), N);
-        if (q < s.Q) v = v + f(vload_n(line + p * pitch + q, static_cast<int>(s.Q - q)), static_cast<int>(s.Q - q));
-        t += sum(v);
-      }
-      return t;
-    };
-    const A n = A(rows * s.Q), mean = total([](VA v, int) { return v; }) / n;
-    const A m2 = total([&](VA v, int lanes) {
-      A valid[N];
-      for (int l = 0; l < N; ++l) valid[l] = l < lanes ? A(1) : A(0);
-      const VA d = (v - VA(mean)) * vload(valid);
-      return d * d;
+  // Rows [p0, p1) of a plane; w: its taps, scaled.
+  void strip_nchw(const T* plane, int64_t p0, int64_t p1, const A* w, A bias, A* out) const {
+    const bool tiled = with_kernel([&](auto k, auto stride) {
+      constexpr int K = k(), S = stride();
+      const int m = tile_size(p1 - p0);
+      with_tile(m, [&](auto size) {
+        for (int64_t q = 0; q < s.Q; q += N) {
+          const int64_t column = q * S - s.left;
+          const RowMasks<T, K, S> masks(column, s.W);
+          const int lanes = static_cast<int>(std::min<int64_t>(N, s.Q - q));
+          for (int64_t p = p0; p < p1; p += size()) {
+            if (p > p1 - size()) p = p1 - size();
+            const int64_t h = p * S - s.top;
+            row_tile<T, K, S, size()>(plane + h * s.W + column, h, s.H, s.W, masks, w, bias, out + (p - p0) * s.Q + q,
+                                      s.Q, lanes, clamp);
+          }
+        }
+      });
     });
-    m.merge(n, VA(mean), VA(m2));
+    if (!tiled) any_strip_nchw(plane, p0, p1, w, bias, out);
   }
 
-  void finish_nchw(const A* line, int64_t pitch, int64_t at, int64_t rows) const {
-    const int64_t Q = s.Q;
-    T* to = y() + at;
-    const T* add = residual() ? residual() + at : nullptr;
-    for (int64_t p = 0; p < rows; ++p, line += pitch, to += Q) {
-      int64_t q = 0;
-      for (; q + N <= Q; q += N) store(to + q, add ? vload(line + q) + vload(add + p * Q + q) : vload(line + q));
-      const int n = static_cast<int>(Q - q);
-      if (n) store_n(to + q, add ? vload(line + q) + vload_n(add + p * Q + q, n) : vload(line + q), n);
-    }
+  // Any kernel, stride and dilation: up to four output rows at a time, so that their sums are independent.
+  void any_strip_nchw(const T* plane, int64_t p0, int64_t p1, const A* w, A bias, A* out) const {
+    constexpr int M = 4;
+    for (int64_t q = 0; q < s.Q; q += N)
+      for (int64_t p = p0; p < p1; p += M) {
+        const int m_end = static_cast<int>(std::min<int64_t>(M, p1 - p));
+        VA acc[M];
+        for (VA& v : acc) v = VA(bias);
+        for (int j = 0; j < s.kw; ++j) {
+          const int64_t column = q * s.sw - s.left + int64_t(j) * s.dw;
+          const auto valid = VA::lanes(-column, s.W - column);
+          for (int i = 0; i < s.kh; ++i)
+            for (int m = 0; m < m_end; ++m) {
+              const int64_t h = (p + m) * s.sh - s.top + int64_t(i) * s.dh;
+              if (h < 0 || h >= s.H) continue;
+              const T* from = plane + h * s.W + column;
+              acc[m] =
+                  fma(s.sw == 1 || N == 1 ? vload_m(from, valid) : strided(from, column), VA(w[i * s.kw + j]), acc[m]);
+            }
+        }
+        for (int m = 0; m < m_end; ++m)
+          store_n(out + (p + m - p0) * s.Q + q, clamp(acc[m]), static_cast<int>(std::min<int64_t>(N, s.Q - q)));
+      }
+  }
+
+  // Every sw-th number from `from` on, which lies in column `column`; zeros outside the row.
+  VA strided(const T* from, int64_t column) const {
+    T lane[N] = {};
+    for (int l = 0; l < N; ++l)
+      if (const int64_t at = column + int64_t(l) * s.sw; at >= 0 && at < s.W) lane[l] = from[int64_t(l) * s.sw];
+    return vload(lane);
+  }
+
+  Moments<A, 1> moments_nchw(const A* u, int64_t n) const {
+    const auto total = [&](auto f) {
+      VA even(A(0)), odd(A(0));
+      int64_t i = 0;
+      for (; i + 2 * N <= n; i += 2 * N) even = even + f(vload(u + i)), odd = odd + f(vload(u + i + N));
+      for (; i + N <= n; i += N) even = even + f(vload(u + i));
+      if (const int rest = static_cast<int>(n - i)) odd = odd + keep_n(f(vload_n(u + i, rest)), rest);
+      return sum(even + odd);
+    };
+    Moments<A, 1> m;
+    m.count = A(n);
+    m.mean[0] = total([](VA v) { return v; }) / A(n);
+    m.m2[0] = total([&](VA v) { return (v - VA(m.mean[0])) * (v - VA(m.mean[0])); });
+    return m;
   }
 
   void run_nchw() const {
-    const Plane pl = plane();
-    const int taps = s.kh * s.kw;
-    const int64_t strips = ceil_div(s.P, pl.strip), tasks = s.N * s.C * strips;
-    std::vector<Moments<A>> moments(stats ? tasks : 0);
-    const int64_t work = pl.strip * pl.pitch * taps;
-    parallel(a.pool, tasks, ceil_div(kTaskWork, std::max<int64_t>(work, 1)), [&](int64_t b, int64_t e) {
-      A* planes = scratch<A>(0, pl.size * s.sh * s.sw + s.W + N);
-      A* row = planes + pl.size * s.sh * s.sw;
-      A* line = scratch<A>(1, pl.strip * pl.pitch + 9 * N);
-      A* w = scratch<A>(2, taps);
-      std::vector<const A*> lines(taps);
-      for (int i = 0; i < s.kh; ++i)
-        for (int j = 0; j < s.kw; ++j) {
-          const int64_t y = int64_t(i) * s.dh, z = int64_t(j) * s.dw;
-          lines[i * s.kw + j] = planes + ((y % s.sh) * s.sw + z % s.sw) * pl.size + (y / s.sh) * pl.pitch + z / s.sw;
+    const int64_t planes = s.N * s.C, most = ceil_div(kStripWork, s.Q * taps);
+    const int64_t rows = planes >= kManyPlanes ? s.P : std::clamp<int64_t>(most, 1, s.P);
+    const int64_t strips = ceil_div(s.P, rows), work = rows * s.Q * taps;
+    std::vector<Moments<A, 1>> moments(stats ? planes * strips : 0);
+    parallel(a.pool, planes * strips, ceil_div(kTaskWork, work), [&](int64_t begin, int64_t end) {
+      A* w = scratch<A>(0, taps);
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t nc = task / strips, c = nc % s.C, p0 = task % strips * rows, p1 = std::min(s.P, p0 + rows);
+        const int64_t at = (nc * s.P + p0) * s.Q, size = (p1 - p0) * s.Q;
+        for (int t = 0; t < taps; t += N) {
+          const int some = std::min(N, taps - t);
+          store_n(w + t, vload_n(weight() + c * taps + t, some) * VA(scale(c)), some);
         }
-      for (int64_t i = b; i < e; ++i) {
-        const int64_t strip = i % strips, nc = i / strips, c = nc % s.C;
-        const int64_t p0 = strip * pl.strip, p1 = std::min(s.P, p0 + pl.strip), rows = p1 - p0;
-        copy_plane(x() + nc * s.H * s.W, p0, p1, pl, planes, row);
-        for (int t = 0; t < taps; ++t) w[t] = scale(c) * weight(c, t);
-        const int64_t length = (rows - 1) * pl.pitch + s.Q;
-        flat_line(lines.data(), w, taps, length, shift(c), line, clamp);
-        if (stats) add_rows(line, rows, pl.pitch, moments[i]);
-        activate_line(line, length);
-        finish_nchw(line, pl.pitch, (nc * s.P + p0) * s.Q, rows);
+        A* out = std::is_same_v<T, A> ? direct_y() + at : scratch<A>(1, size);
+        strip_nchw(x() + nc * s.H * s.W, p0, p1, w, shift(c), out);
+        if (stats) moments[task] = moments_nchw(out, size);
+        if (!direct) finish(out, 0, 1, size, at, 0);
       }
     });
     if (!stats) return;
     for (int64_t c = 0; c < s.C; ++c) {
-      Moments<A> all;
+      Moments<A, 1> m;
       for (int64_t n = 0; n < s.N; ++n)
-        for (int64_t t = 0; t < strips; ++t) {
-          const Moments<A>& m = moments[(n * s.C + c) * strips + t];
-          all.merge(m.count, m.mean, m.m2);
-        }
-      store_n(static_cast<A*>(a.mean) + c, all.mean, 1);
-      store_n(static_cast<A*>(a.var) + c, all.m2 * VA(A(1) / all.count), 1);
+        for (int64_t t = 0; t < strips; ++t) m.merge(moments[(n * s.C + c) * strips + t]);
+      static_cast<A*>(a.mean)[c] = m.mean[0];
+      static_cast<A*>(a.var)[c] = m.m2[0] / m.count;
     }
   }
 

@@ -5,9 +5,8 @@
 //
 // load/store convert from and to the element type T, so that one kernel serves fp32, fp16 and bf16 and accumulates in
 // fp32.  load_n/store_n touch the first n elements only (0 <= n <= N) and load zeros for the rest; keep_n(v, n) is v with
-// zeros after the first n lanes.
-// fp32.  load_n/store_n touch the first n elements only (0 <= n <= N) and load zeros for the rest.
-// lanes_le(a, b) has bit i set where a_i <= b_i.
+// zeros after the first n lanes.  load_m touches the elements of V::Lanes only, which V::lanes(begin, end) makes.
+// lanes_le(a, b) has bit i set where a_i <= b_i.  split_pairs(a, b) leaves the even elements of the two in a, the odd in b.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -96,6 +95,8 @@ template <> CK_INLINE BFloat16 from_float<BFloat16>(float x) {
 struct F64 {
   static constexpr int N = 1;
   using scalar = double;
+  using Lanes = bool;
+  static CK_INLINE Lanes lanes(int64_t begin, int64_t end) { return begin <= 0 && end > 0; }
   double v;
   F64() = default;
   CK_INLINE F64(double x) : v(x) {}
@@ -116,6 +117,8 @@ CK_INLINE F64 keep_n(F64 a, int n) { return n > 0 ? a.v : 0.0; }
 CK_INLINE void load(F64& r, const double* p) { r.v = *p; }
 CK_INLINE void store(double* p, F64 v) { *p = v.v; }
 CK_INLINE void load_n(F64& r, const double* p, int n) { r.v = n > 0 ? *p : 0.0; }
+CK_INLINE void load_m(F64& r, const double* p, bool valid) { r.v = valid ? *p : 0.0; }
+CK_INLINE void load_step(F64& r, const double* p, int64_t) { r.v = *p; }
 CK_INLINE void store_n(double* p, F64 v, int n) {
   if (n > 0) *p = v.v;
 }
@@ -125,6 +128,11 @@ CK_INLINE void store_n(double* p, F64 v, int n) {
 struct F32 {
   static constexpr int N = 16;
   using scalar = float;
+  using Lanes = __mmask16;
+  static CK_INLINE Lanes lanes(int64_t begin, int64_t end) {
+    const int64_t b = begin < 0 ? 0 : begin > 16 ? 16 : begin, e = end < 0 ? 0 : end > 16 ? 16 : end;
+    return static_cast<Lanes>(((1u << e) - 1u) & ~((1u << b) - 1u));
+  }
   __m512 v;
   F32() = default;
   CK_INLINE F32(__m512 x) : v(x) {}
@@ -168,6 +176,18 @@ CK_INLINE void load(F32& r, const float* p) { r.v = _mm512_loadu_ps(p); }
 CK_INLINE void store(float* p, F32 v) { _mm512_storeu_ps(p, v.v); }
 CK_INLINE void load_n(F32& r, const float* p, int n) { r.v = _mm512_maskz_loadu_ps(first(n), p); }
 CK_INLINE void store_n(float* p, F32 v, int n) { _mm512_mask_storeu_ps(p, first(n), v.v); }
+CK_INLINE void load_m(F32& r, const float* p, F32::Lanes m) { r.v = _mm512_maskz_loadu_ps(m, p); }
+CK_INLINE void load_step(F32& r, const float* p, int64_t step) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  r.v = _mm512_i32gather_ps(_mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(step))), p, 4);
+}
+CK_INLINE void split_pairs(F32& a, F32& b) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  const __m512 e = _mm512_permutex2var_ps(a.v, even, b.v);
+  b.v = _mm512_permutex2var_ps(a.v, odd, b.v);
+  a.v = e;
+}
 template <class T> CK_INLINE void load(F32& r, const T* p) {
   r.v = widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), T());
 }
@@ -180,10 +200,25 @@ template <class T> CK_INLINE void load_n(F32& r, const T* p, int n) {
 template <class T> CK_INLINE void store_n(T* p, F32 v, int n) {
   _mm256_mask_storeu_epi16(p, first(n), narrow(v.v, T()));
 }
+template <class T> CK_INLINE void load_m(F32& r, const T* p, F32::Lanes m) {
+  r.v = widen(_mm256_maskz_loadu_epi16(m, p), T());
+}
 #elif defined(__AVX2__)
 struct F32 {
   static constexpr int N = 8;
   using scalar = float;
+  struct Lanes {
+    __m256i mask;
+    int begin, end;
+  };
+  static CK_INLINE Lanes lanes(int64_t begin, int64_t end) {
+    const int b = static_cast<int>(begin < 0 ? 0 : begin > 8 ? 8 : begin);
+    const int e = static_cast<int>(end < 0 ? 0 : end > 8 ? 8 : end);
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return {_mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(b), lane),
+                                _mm256_cmpgt_epi32(_mm256_set1_epi32(e), lane)),
+            b, e};
+  }
   __m256 v;
   F32() = default;
   CK_INLINE F32(__m256 x) : v(x) {}
@@ -237,6 +272,17 @@ CK_INLINE void load(F32& r, const float* p) { r.v = _mm256_loadu_ps(p); }
 CK_INLINE void store(float* p, F32 v) { _mm256_storeu_ps(p, v.v); }
 CK_INLINE void load_n(F32& r, const float* p, int n) { r.v = _mm256_maskload_ps(p, first(n)); }
 CK_INLINE void store_n(float* p, F32 v, int n) { _mm256_maskstore_ps(p, first(n), v.v); }
+CK_INLINE void load_m(F32& r, const float* p, F32::Lanes m) { r.v = _mm256_maskload_ps(p, m.mask); }
+CK_INLINE void load_step(F32& r, const float* p, int64_t step) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  r.v = _mm256_i32gather_ps(p, _mm256_mullo_epi32(lane, _mm256_set1_epi32(static_cast<int>(step))), 4);
+}
+CK_INLINE void split_pairs(F32& a, F32& b) {  // within 128-bit lanes, then the four 64-bit quarters in order
+  const __m256d e = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0x88));
+  const __m256d o = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0xdd));
+  a.v = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xd8));
+  b.v = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
+}
 template <class T> CK_INLINE void load(F32& r, const T* p) {
   r.v = widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), T());
 }
@@ -253,12 +299,22 @@ template <class T> CK_INLINE void store_n(T* p, F32 v, int n) {
   store(t, v);
   for (int i = 0; i < n; ++i) p[i] = t[i];
 }
+template <class T> CK_INLINE void load_m(F32& r, const T* p, F32::Lanes m) {
+  if (m.begin == 0 && m.end == 8) return load(r, p);
+  T t[8] = {};
+  for (int i = m.begin; i < m.end; ++i) t[i] = p[i];
+  load(r, t);
+}
 #else
 struct F32 {  // four floats that the compiler keeps in whatever registers the target has
   static constexpr int N = 4;
   using scalar = float;
   typedef float vec __attribute__((vector_size(16)));
   typedef int32_t ivec __attribute__((vector_size(16)));
+  struct Lanes {
+    int64_t begin, end;
+  };
+  static CK_INLINE Lanes lanes(int64_t begin, int64_t end) { return {begin, end}; }
   vec v;
   F32() = default;
   CK_INLINE F32(vec x) : v(x) {}
@@ -306,7 +362,23 @@ template <class T> CK_INLINE void load_n(F32& r, const T* p, int n) {
 template <class T> CK_INLINE void store_n(T* p, F32 v, int n) {
   for (int i = 0; i < n; ++i) p[i] = from_float<T>(v.v[i]);
 }
+template <class T> CK_INLINE void load_m(F32& r, const T* p, F32::Lanes m) {
+  for (int i = 0; i < 4; ++i) r.v[i] = i >= m.begin && i < m.end ? to_float(p[i]) : 0.f;
+}
+CK_INLINE void split_pairs(F32& a, F32& b) {
+  const F32::vec e = {a.v[0], a.v[2], b.v[0], b.v[2]}, o = {a.v[1], a.v[3], b.v[1], b.v[3]};
+  a.v = e, b.v = o;
+}
+CK_INLINE void load_step(F32& r, const float* p, int64_t step) {
+  for (int i = 0; i < 4; ++i) r.v[i] = p[i * step];
+}
 #endif
+// r = p[0], p[step], p[2 * step] ...
+template <class T> CK_INLINE void load_step(F32& r, const T* p, int64_t step) {
+  T t[F32::N];
+  for (int i = 0; i < F32::N; ++i) t[i] = p[i * step];
+  load(r, t);
+}
 
 // e^x: x = n log 2 + r with |r| <= log(2) / 2, a degree-6 polynomial in r, scaled by 2^n.  Relative error below 2e-7.
 // Results outside the fp32 range become 0 and +inf; NaN stays NaN.
@@ -321,28 +393,6 @@ CK_INLINE F32 m_exp(F32 x) {
   p = fma(p, r, F32(1.6666665459e-1f));
   p = fma(p, r, F32(5.0000001201e-1f));
   return times_two_to(fma(p, r * r, r + F32(1.f)), n);
-}
-
-// to[i] = from[2 * i] for n elements; reads up to from[2 * n].
-template <class A>
-CK_INLINE void every_second(const A* from, A* to, int64_t n) {
-  int64_t i = 0;
-#if defined(__AVX512F__)
-  if constexpr (sizeof(A) == 4) {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    for (; i + 16 < n; i += 16)
-      _mm512_storeu_ps(to + i,
-                       _mm512_permutex2var_ps(_mm512_loadu_ps(from + 2 * i), even, _mm512_loadu_ps(from + 2 * i + 16)));
-  }
-#elif defined(__AVX2__)
-  if constexpr (sizeof(A) == 4) {
-    for (; i + 8 < n; i += 8) {
-      const __m256 pairs = _mm256_shuffle_ps(_mm256_loadu_ps(from + 2 * i), _mm256_loadu_ps(from + 2 * i + 8), 0x88);
-      _mm256_storeu_pd(reinterpret_cast<double*>(to + i), _mm256_permute4x64_pd(_mm256_castps_pd(pairs), 0xd8));
-    }
-  }
-#endif
-  for (; i < n; ++i) to[i] = from[2 * i];
 }
 
 // ---- which vector goes with an element type -------------------------------------------------------------------------
@@ -364,6 +414,11 @@ template <class T> CK_INLINE V<T> vload(const T* p) {
 template <class T> CK_INLINE V<T> vload_n(const T* p, int n) {
   V<T> r;
   load_n(r, p, n);
+  return r;
+}
+template <class T> CK_INLINE V<T> vload_m(const T* p, typename V<T>::Lanes m) {
+  V<T> r;
+  load_m(r, p, m);
   return r;
 }
 

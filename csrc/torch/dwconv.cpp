@@ -7,26 +7,25 @@
 namespace ck::glue {
 namespace {
 
-using IntList = std::vector<int64_t>;
-
-// padding: left, right, top, bottom.
-DwConvShape shape_of(const Tensor& x, const Tensor& weight, const IntList& stride, const IntList& padding,
-                     const IntList& dilation) {
-  STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4 && weight.size(0) == x.size(1) && weight.size(1) == 1 &&
-                      weight.is_contiguous() && weight.scalar_type() == x.scalar_type(),
+// window: stride (2), padding (left, right, top, bottom), dilation (2); pairs are (vertical, horizontal).
+DwConvShape shape_of(const Tensor& x, const Tensor& weight, const std::vector<int64_t>& window) {
+  const int64_t C = x.dim() == 4 ? x.size(1) : 0;
+  STD_TORCH_CHECK(C > 0 && weight.dim() == 4 && weight.size(0) == C && weight.size(1) == 1 && weight.is_contiguous() &&
+                      weight.scalar_type() == x.scalar_type(),
                   "dwconv: x and weight do not match");
-  STD_TORCH_CHECK(stride.size() == 2 && padding.size() == 4 && dilation.size() == 2, "dwconv: bad arguments");
-  const int64_t kh = weight.size(2), kw = weight.size(3);
-  STD_TORCH_CHECK(kh > 0 && kw > 0 && stride[0] > 0 && stride[1] > 0 && dilation[0] > 0 && dilation[1] > 0 &&
-                      padding[0] >= 0 && padding[1] >= 0 && padding[2] >= 0 && padding[3] >= 0,
+  STD_TORCH_CHECK(window.size() == 8, "dwconv: bad arguments");
+  const int64_t kh = weight.size(2), kw = weight.size(3), H = x.size(2), W = x.size(3);
+  const int64_t *stride = window.data(), *padding = stride + 2, *dilation = padding + 4;
+  STD_TORCH_CHECK(H > 0 && W > 0 && kh > 0 && kw > 0 && stride[0] > 0 && stride[1] > 0 && dilation[0] > 0 &&
+                      dilation[1] > 0 && padding[0] >= 0 && padding[1] >= 0 && padding[2] >= 0 && padding[3] >= 0,
                   "dwconv: bad arguments");
-  const int64_t rows = x.size(2) + padding[2] + padding[3] - dilation[0] * (kh - 1);
-  const int64_t columns = x.size(3) + padding[0] + padding[1] - dilation[1] * (kw - 1);
+  const int64_t rows = H + padding[2] + padding[3] - dilation[0] * (kh - 1);
+  const int64_t columns = W + padding[0] + padding[1] - dilation[1] * (kw - 1);
   STD_TORCH_CHECK(rows > 0 && columns > 0, "dwconv: the kernel does not fit into x");
   return {x.size(0),
-          x.size(1),
-          x.size(2),
-          x.size(3),
+          C,
+          H,
+          W,
           (rows - 1) / stride[0] + 1,
           (columns - 1) / stride[1] + 1,
           static_cast<int>(kh),
@@ -47,17 +46,19 @@ Tensor output(const Tensor& x, const DwConvShape& s) {
 void check_epilogue(const Tensor& x, const DwConvShape& s, const std::optional<Tensor>& scale,
                     const std::optional<Tensor>& shift, const std::optional<Tensor>& residual) {
   for (const auto* t : {&scale, &shift})
-    STD_TORCH_CHECK(!*t || ((*t)->numel() == s.C && (*t)->scalar_type() == acc_type(x) && (*t)->is_contiguous()),
+    STD_TORCH_CHECK(!*t || ((*t)->dim() == 1 && (*t)->size(0) == s.C && (*t)->scalar_type() == acc_type(x) &&
+                            (*t)->is_contiguous()),
                     "dwconv: scale and shift must be [C] in the accumulation dtype");
   STD_TORCH_CHECK(
-      !residual || (residual->numel() == s.N * s.C * s.P * s.Q && residual->scalar_type() == x.scalar_type()),
+      !residual || (residual->dim() == 4 && residual->size(0) == s.N && residual->size(1) == s.C &&
+                    residual->size(2) == s.P && residual->size(3) == s.Q && residual->scalar_type() == x.scalar_type()),
       "dwconv: residual must match the output");
 }
 
 [[maybe_unused]] Tensor dwconv_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> scale,
-                                   std::optional<Tensor> shift, std::optional<Tensor> residual, IntList stride,
-                                   IntList padding, IntList dilation, int64_t act, double slope) {
-  const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
+                                   std::optional<Tensor> shift, std::optional<Tensor> residual,
+                                   std::vector<int64_t> window, int64_t act, double slope) {
+  const DwConvShape s = shape_of(x, weight, window);
   check_epilogue(x, s, scale, shift, residual);
   Tensor y = output(x, s);
   cpu::dwconv({dtype_of(x), ptr(x), ptr(weight), ptr(scale), ptr(shift), ptr(residual), mut(y), s, act_of(act), slope,
@@ -66,9 +67,8 @@ void check_epilogue(const Tensor& x, const DwConvShape& s, const std::optional<T
 }
 
 [[maybe_unused]] std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cpu(const Tensor& x, const Tensor& weight,
-                                                                     IntList stride, IntList padding,
-                                                                     IntList dilation) {
-  const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
+                                                                     std::vector<int64_t> window) {
+  const DwConvShape s = shape_of(x, weight, window);
   STD_TORCH_CHECK(s.N > 0, "dwconv_stats: nothing to take statistics of");
   Tensor u = output(x, s), mean = empty(x, {s.C}, acc_type(x)), var = empty(x, {s.C}, acc_type(x));
   cpu::dwconv_stats({dtype_of(x), ptr(x), ptr(weight), nullptr, nullptr, nullptr, mut(u), s, Act::identity, 0.0,
@@ -78,9 +78,8 @@ void check_epilogue(const Tensor& x, const DwConvShape& s, const std::optional<T
 
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 Tensor dwconv_cuda(const Tensor& x, const Tensor& weight, std::optional<Tensor> scale, std::optional<Tensor> shift,
-                   std::optional<Tensor> residual, IntList stride, IntList padding, IntList dilation, int64_t act,
-                   double slope) {
-  const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
+                   std::optional<Tensor> residual, std::vector<int64_t> window, int64_t act, double slope) {
+  const DwConvShape s = shape_of(x, weight, window);
   check_epilogue(x, s, scale, shift, residual);
   Tensor y = output(x, s);
   const CudaCall call(x);
@@ -90,9 +89,9 @@ Tensor dwconv_cuda(const Tensor& x, const Tensor& weight, std::optional<Tensor> 
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cuda(const Tensor& x, const Tensor& weight, IntList stride,
-                                                     IntList padding, IntList dilation) {
-  const DwConvShape s = shape_of(x, weight, stride, padding, dilation);
+std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cuda(const Tensor& x, const Tensor& weight,
+                                                     std::vector<int64_t> window) {
+  const DwConvShape s = shape_of(x, weight, window);
   STD_TORCH_CHECK(s.N > 0, "dwconv_stats: nothing to take statistics of");
   Tensor u = output(x, s), mean = empty(x, {s.C}, ScalarType::Float), var = empty(x, {s.C}, ScalarType::Float);
   const CudaCall call(x);
@@ -108,11 +107,9 @@ std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cuda(const Tensor& x, const Tens
 
 CK_NATIVE_OPS(m) {
   m.def(
-      "dwconv(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, Tensor? residual, int[] stride, int[] padding, "
-      "int[] dilation, int act, float slope) -> Tensor");
-  m.def(
-      "dwconv_stats(Tensor x, Tensor weight, int[] stride, int[] padding, int[] dilation) -> (Tensor u, Tensor mean, "
-      "Tensor var)");
+      "dwconv(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, Tensor? residual, int[] window, int "
+      "act, float slope) -> Tensor");
+  m.def("dwconv_stats(Tensor x, Tensor weight, int[] window) -> (Tensor u, Tensor mean, Tensor var)");
 }
 CK_CPU_IMPL(m) {
   m.impl("dwconv", TORCH_BOX(&dwconv_cpu));

@@ -9,12 +9,10 @@ namespace {
 
 using IntList = std::vector<int64_t>;
 
-// grad: [N, C, P, Q]; height, width: of x; padding: left, right, top, bottom.
-DwConvShape shape_of(const Tensor& grad, int64_t height, int64_t width, int64_t kh, int64_t kw, const IntList& stride,
-                     const IntList& padding, const IntList& dilation) {
-  STD_TORCH_CHECK(
-      grad.dim() == 4 && stride.size() == 2 && padding.size() == 4 && dilation.size() == 2 && kh > 0 && kw > 0,
-      "dwconv_backward: bad arguments");
+// grad: [N, C, P, Q]; height, width: of x; window: stride (2), padding (left, right, top, bottom), dilation (2).
+DwConvShape shape_of(const Tensor& grad, int64_t height, int64_t width, int64_t kh, int64_t kw, const IntList& window) {
+  STD_TORCH_CHECK(grad.dim() == 4 && window.size() == 8 && kh > 0 && kw > 0, "dwconv_backward: bad arguments");
+  const int64_t *stride = window.data(), *padding = stride + 2, *dilation = padding + 4;
   const DwConvShape s{grad.size(0),
                       grad.size(1),
                       height,
@@ -39,20 +37,18 @@ DwConvShape shape_of(const Tensor& grad, int64_t height, int64_t width, int64_t 
   return s;
 }
 
-DwConvShape input_shape(const Tensor& grad, const Tensor& weight, const IntList& input_size, const IntList& stride,
-                        const IntList& padding, const IntList& dilation) {
+DwConvShape input_shape(const Tensor& grad, const Tensor& weight, const IntList& input_size, const IntList& window) {
   STD_TORCH_CHECK(input_size.size() == 2 && grad.dim() == 4 && weight.dim() == 4 && weight.size(0) == grad.size(1) &&
                       weight.size(1) == 1 && weight.is_contiguous() && weight.scalar_type() == grad.scalar_type(),
                   "dwconv_grad_input: grad and weight do not match");
-  return shape_of(grad, input_size[0], input_size[1], weight.size(2), weight.size(3), stride, padding, dilation);
+  return shape_of(grad, input_size[0], input_size[1], weight.size(2), weight.size(3), window);
 }
 
-DwConvShape weight_shape(const Tensor& grad, const Tensor& x, const IntList& kernel_size, const IntList& stride,
-                         const IntList& padding, const IntList& dilation) {
+DwConvShape weight_shape(const Tensor& grad, const Tensor& x, const IntList& kernel_size, const IntList& window) {
   STD_TORCH_CHECK(x.dim() == 4 && kernel_size.size() == 2 && x.size(0) == grad.size(0) && x.size(1) == grad.size(1) &&
                       x.scalar_type() == grad.scalar_type(),
                   "dwconv_grad_weight: grad and x do not match");
-  DwConvShape s = shape_of(grad, x.size(2), x.size(3), kernel_size[0], kernel_size[1], stride, padding, dilation);
+  DwConvShape s = shape_of(grad, x.size(2), x.size(3), kernel_size[0], kernel_size[1], window);
   // One of the two may be of both layouts at once: a single channel, or 1 x 1.
   const bool free = s.channels_last ? x.is_contiguous() : grad.is_contiguous();
   STD_TORCH_CHECK(is_channels_last(x) == s.channels_last || (free && (s.C == 1 || s.H * s.W == 1 || s.P * s.Q == 1)),
@@ -62,25 +58,24 @@ DwConvShape weight_shape(const Tensor& grad, const Tensor& x, const IntList& ker
 }
 
 [[maybe_unused]] Tensor dwconv_grad_input_cpu(const Tensor& grad, const Tensor& weight, IntList input_size,
-                                              IntList stride, IntList padding, IntList dilation) {
-  const DwConvShape s = input_shape(grad, weight, input_size, stride, padding, dilation);
+                                              IntList window) {
+  const DwConvShape s = input_shape(grad, weight, input_size, window);
   Tensor dx = empty(grad, {s.N, s.C, s.H, s.W}, grad.scalar_type(), s.channels_last);
   cpu::dwconv_backward({dtype_of(grad), s, ptr(grad), nullptr, nullptr, ptr(weight), mut(dx), nullptr, torch_pool()});
   return dx;
 }
 
-[[maybe_unused]] Tensor dwconv_grad_weight_cpu(const Tensor& grad, const Tensor& x, IntList kernel_size, IntList stride,
-                                               IntList padding, IntList dilation) {
-  const DwConvShape s = weight_shape(grad, x, kernel_size, stride, padding, dilation);
+[[maybe_unused]] Tensor dwconv_grad_weight_cpu(const Tensor& grad, const Tensor& x, IntList kernel_size,
+                                               IntList window) {
+  const DwConvShape s = weight_shape(grad, x, kernel_size, window);
   Tensor dw = empty(x, {s.C, 1, s.kh, s.kw}, acc_type(x));
   cpu::dwconv_backward({dtype_of(x), s, ptr(grad), nullptr, ptr(x), nullptr, nullptr, mut(dw), torch_pool()});
   return dw;
 }
 
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
-Tensor dwconv_grad_input_cuda(const Tensor& grad, const Tensor& weight, IntList input_size, IntList stride,
-                              IntList padding, IntList dilation) {
-  const DwConvShape s = input_shape(grad, weight, input_size, stride, padding, dilation);
+Tensor dwconv_grad_input_cuda(const Tensor& grad, const Tensor& weight, IntList input_size, IntList window) {
+  const DwConvShape s = input_shape(grad, weight, input_size, window);
   Tensor dx = empty(grad, {s.N, s.C, s.H, s.W}, grad.scalar_type(), s.channels_last);
   const CudaCall call(grad);
   check_launch(cuda::dwconv_grad_input(dtype_of(grad), ptr(grad), ptr(weight), mut(dx), s, call.stream),
@@ -88,9 +83,8 @@ Tensor dwconv_grad_input_cuda(const Tensor& grad, const Tensor& weight, IntList 
   return dx;
 }
 
-Tensor dwconv_grad_weight_cuda(const Tensor& grad, const Tensor& x, IntList kernel_size, IntList stride,
-                               IntList padding, IntList dilation) {
-  const DwConvShape s = weight_shape(grad, x, kernel_size, stride, padding, dilation);
+Tensor dwconv_grad_weight_cuda(const Tensor& grad, const Tensor& x, IntList kernel_size, IntList window) {
+  const DwConvShape s = weight_shape(grad, x, kernel_size, window);
   Tensor dw = empty(x, {s.C, 1, s.kh, s.kw}, ScalarType::Float);
   const CudaCall call(x);
   const cuda::DwConvGradWeightArgs a{dtype_of(x), ptr(grad), ptr(x), mut<float>(dw), s};
@@ -103,12 +97,8 @@ Tensor dwconv_grad_weight_cuda(const Tensor& grad, const Tensor& x, IntList kern
 }  // namespace
 
 CK_NATIVE_OPS(m) {
-  m.def(
-      "dwconv_grad_input(Tensor grad, Tensor weight, int[] input_size, int[] stride, int[] padding, int[] dilation) -> "
-      "Tensor");
-  m.def(
-      "dwconv_grad_weight(Tensor grad, Tensor x, int[] kernel_size, int[] stride, int[] padding, int[] dilation) -> "
-      "Tensor");
+  m.def("dwconv_grad_input(Tensor grad, Tensor weight, int[] input_size, int[] window) -> Tensor");
+  m.def("dwconv_grad_weight(Tensor grad, Tensor x, int[] kernel_size, int[] window) -> Tensor");
 }
 CK_CPU_IMPL(m) {
   m.impl("dwconv_grad_input", TORCH_BOX(&dwconv_grad_input_cpu));
