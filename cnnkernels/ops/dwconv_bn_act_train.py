@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnkernels import _activation, _check, _conv, _layout
+from cnnkernels import _activation, _batch_norm, _check, _conv, _layout
 from cnnkernels._op import Op
 
 NAME, BACKWARD_NAME = "dwconv_bn_act_train", "dwconv_bn_act_train_backward"
@@ -317,8 +317,8 @@ def dwconv_bn_act_train(
 
     x, weight, stride, padding, dilation, act: as for ``dwconv_bn_act``; the output must have two values per channel.
     bn_weight, bn_bias: [C], float32 or x's dtype, or None for 1 and 0.
-    running_mean, running_var: [C], float32 or x's dtype, or None; once everything else has succeeded they become
-        ``(1 - momentum) * running + momentum * batch``, with the unbiased batch variance.
+    running_mean, running_var: [C], float32 or x's dtype, or both None; once everything else has succeeded they become
+        ``(1 - momentum) * running + momentum * batch``, with the unbiased batch variance.  momentum: from 0 to 1.
     eps: added to the variance, at least 0.
 
     Returns [N, C, P, Q] in x's dtype and layout.  Differentiable, twice, in x, weight, bn_weight and bn_bias.
@@ -329,14 +329,7 @@ def dwconv_bn_act_train(
     strides, paddings = _conv.ints(NAME, "stride", stride), _conv.padding_ints(NAME, padding)
     dilations = _conv.ints(NAME, "dilation", dilation)
     if isinstance(x, Tensor) and x.dim() == 4:
-        for name, t in (("running_mean", running_mean), ("running_var", running_var)):
-            if t is not None:
-                _check.channel_vector(NAME, name, t, x, x.shape[1])
+        _batch_norm.check_running(NAME, x, x.shape[1], running_mean, running_var, momentum)
     y, _, mean, var = DWCONV_BN_ACT_TRAIN(x, weight, bn_weight, bn_bias, eps, strides, paddings, dilations, act)
-    with torch.no_grad():
-        if running_mean is not None:
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        if running_var is not None:
-            count = y.numel() // y.shape[1]
-            running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+    _batch_norm.update_running(running_mean, running_var, mean, var, y.numel() // y.shape[1], momentum)
     return y
