@@ -1,0 +1,107 @@
+"""More than 2^31 elements: an index that is 32 bits wide anywhere in a kernel or its binding shows here.
+
+The input is float16, 4 GiB of zeros but for three crops of the last image: around the element 2^31 of either layout, and at
+the far end.  There the result must be that of the op on the crop alone.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+import torch
+
+import cnnkernels
+from cnnkernels import _ext, ops
+
+N, C, H, W = 3, 8, 9500, 9500  # 2.17e9 elements; element 2^31 is in the last image in both layouts
+CROP = 20
+NEEDED_GIB = 11.5  # input and output of 4.04 GiB each, and what else runs
+
+
+def free_gib() -> float:
+    """Memory that can be had without swapping, in GiB, in this container if it has a limit; 0 if the system does not say."""
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        group = pathlib.Path("/sys/fs/cgroup")
+        if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
+            used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            free = min(free, int(limit) - int(used["anon"]))
+        return free / 2**30
+    except (OSError, StopIteration, KeyError):
+        return 0.0
+
+
+pytestmark = [
+    pytest.mark.skipif(_ext.module is None, reason=str(_ext.error)),
+    pytest.mark.skipif(
+        free_gib() < NEEDED_GIB, reason=f"needs {NEEDED_GIB} GiB of free memory, {free_gib():.1f} are there"
+    ),
+]
+
+
+def crops():
+    """Rows and columns of the last image, CROP of each."""
+    flat = 2**31 - (N - 1) * C * H * W
+    for row, column in ((flat // W % H, flat % W), (flat // (W * C), flat // C % W), (H, W)):
+        top, left = (min(max(i - CROP // 2, 0), size - CROP) for i, size in ((row, H), (column, W)))
+        yield slice(top, top + CROP), slice(left, left + CROP)
+
+
+@pytest.fixture(scope="module", params=["nchw", "channels_last"])
+def big(request):
+    x = torch.zeros(N * C * H * W, dtype=torch.float16)
+    x = x.view(N, C, H, W) if request.param == "nchw" else x.view(N, H, W, C).permute(0, 3, 1, 2)
+    g = torch.Generator().manual_seed(0)
+    for rows, columns in crops():
+        x[-1, :, rows, columns] = torch.randn(C, CROP, CROP, generator=g).half()
+    return x
+
+
+def run(op, *args, **options):
+    with cnnkernels.record_backends() as runs:
+        y = getattr(ops, op)(*args, **options)
+    assert [(r.backend, r.reason) for r in runs] == [("cpu", None)]
+    return y
+
+
+def assert_equal_in_the_crops(y, big, op, halo=0):
+    """In its crops, y is op of the crops; their ``halo`` outermost rows and columns, which depend on more, are left out."""
+    inner = slice(halo, CROP - halo)
+    for rows, columns in crops():
+        small = op(big[-1:, :, rows, columns].contiguous(memory_format=torch.channels_last))
+        got = y[-1:, :, rows, columns]
+        assert torch.equal(got[..., inner, inner], small[..., inner, inner])
+        assert got.abs().sum() > 0
+
+
+def test_mish(big):
+    assert_equal_in_the_crops(run("mish", big), big, ops.mish)
+
+
+def test_bn_act(big):
+    scale, shift = torch.linspace(0.5, 1.5, C), torch.linspace(-1, 1, C)
+    y = run("bn_act", big, scale, shift, act="relu6")
+    assert_equal_in_the_crops(y, big, lambda x: ops.bn_act(x, scale, shift, act="relu6"))
+
+
+def test_channel_shuffle(big):
+    assert_equal_in_the_crops(run("channel_shuffle", big, 4), big, lambda x: ops.channel_shuffle(x, 4))
+
+
+def test_dwconv_bn_act(big):
+    weight = torch.linspace(-1, 1, 9 * C).view(C, 1, 3, 3).half()
+    scale, shift = torch.linspace(0.5, 1.5, C), torch.linspace(-1, 1, C)
+    y = run("dwconv_bn_act", big, weight, scale, shift, act="relu6")
+    assert_equal_in_the_crops(y, big, lambda x: ops.dwconv_bn_act(x, weight, scale, shift, act="relu6"), halo=1)
+
+
+def test_squeeze_excite(big):
+    """The means are of zeros but for the crops, so the gate is that of the second bias."""
+    w1, w2, bias = torch.full((2, C), 0.1).half(), torch.full((C, 2), 0.1).half(), torch.linspace(-2, 2, C).half()
+    y = run("squeeze_excite", big, w1, None, w2, bias)
+    gate = torch.sigmoid(bias.float()).view(1, C, 1, 1)
+    for rows, columns in crops():
+        x = big[-1:, :, rows, columns].float()
+        torch.testing.assert_close(y[-1:, :, rows, columns].float(), x * gate, rtol=2e-3, atol=1e-5)
