@@ -34,7 +34,7 @@ def torch_dir() -> pathlib.Path:
 
 def cuda_archs() -> str:
     """TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX") in CMake's spelling ("80-real;90")."""
-    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX").replace(" ", ";")
+    wanted = (os.environ.get("TORCH_CUDA_ARCH_LIST") or "8.0;9.0+PTX").replace(" ", ";")
     archs = []
     for arch in filter(None, wanted.split(";")):
         number = arch.removesuffix("+PTX").replace(".", "")
@@ -54,7 +54,7 @@ class CMakeBuild(build_ext):
         configure += [
             f"-DTORCH_DIR={torch_dir()}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DCNNKERNELS_CUDA={os.environ.get('CNNKERNELS_CUDA', 'auto')}",
+            f"-DCNNKERNELS_CUDA={os.environ.get('CNNKERNELS_CUDA') or 'auto'}",
             f"-DCNNKERNELS_CUDA_ARCHS={cuda_archs()}",
         ]
         subprocess.run(configure, check=True)
