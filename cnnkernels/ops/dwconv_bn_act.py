@@ -113,10 +113,8 @@ def _native_backward(
     a, b = scale.to(acc).contiguous(), shift.to(acc).contiguous()
     u = ops.dwconv(x, w, None, None, None, window.native, _activation.CODES["identity"], 0.0)
     du, dscale, dshift = ops.bn_act_backward(_layout.dense_as(grad, x), u, a, b, code, slope)
-    dx = ops.dwconv_grad_input(du, w, x.shape[2:], window.native)
-    dweight = ops.dwconv_grad_weight(du, x, w.shape[2:], window.native)
-    # A 1x1 output has no layout of its own to hand on to dx.
-    return _layout.dense_as(dx, x), dweight.to(weight.dtype), dscale.to(scale.dtype), dshift.to(shift.dtype)
+    dx, dweight = ops.dwconv_backward(du, x, w, window.native)
+    return dx, dweight.to(weight.dtype), dscale.to(scale.dtype), dshift.to(shift.dtype)
 
 
 DWCONV_BN_ACT_BACKWARD = Op(
@@ -127,7 +125,7 @@ DWCONV_BN_ACT_BACKWARD = Op(
     reference=_reference_backward,
     fake=_fake_backward,
     native=_native_backward,
-    native_ops=("dwconv", "bn_act_backward", "dwconv_grad_input", "dwconv_grad_weight"),
+    native_ops=("dwconv", "bn_act_backward", "dwconv_backward"),
     triton=lambda: _triton().backward,
     flops=lambda grad, x, weight, *_, out_shape=None, **__: 3 * _conv.flops(weight, grad),  # u, dx and dweight
 )

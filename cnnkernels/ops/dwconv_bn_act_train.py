@@ -155,17 +155,20 @@ def _native_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     window = _conv.resolve(BACKWARD_NAME, x, weight, stride, padding, dilation)
     code, slope = _activation.parse(act)
-    acc = _check.acc_dtype(x)
-    x, w = _layout.dense(x), weight.contiguous()
-    gamma = None if bn_weight is None else bn_weight.to(acc).contiguous()
-    beta = None if bn_bias is None else bn_bias.to(acc).contiguous()
-    m, v = mean.to(acc).contiguous(), var.to(acc).contiguous()
-    grad, u = _layout.dense_as(grad, x), _layout.dense_as(u, x)
-    du, dgamma, dbeta = ops.bn_act_train_backward(grad, u, m, v, gamma, beta, eps, code, slope)
-    dx = ops.dwconv_grad_input(du, w, x.shape[2:], window.native)
-    dweight = ops.dwconv_grad_weight(du, x, w.shape[2:], window.native)
+    x = _layout.dense(x)
+    dx, dweight, dgamma, dbeta = ops.dwconv_train_backward(
+        _layout.dense_as(grad, x),
+        x,
+        weight.contiguous(),
+        _layout.dense_as(u, x),
+        *(_batch_norm.vector_or_none(t, x) for t in (mean, var, bn_weight, bn_bias)),
+        eps,
+        window.native,
+        code,
+        slope,
+    )
     return (
-        _layout.dense_as(dx, x),  # a 1x1 output has no layout of its own to hand on to dx
+        dx,
         dweight.to(weight.dtype),
         dgamma.to(mean.dtype if bn_weight is None else bn_weight.dtype),
         dbeta.to(mean.dtype if bn_bias is None else bn_bias.dtype),
@@ -180,7 +183,7 @@ DWCONV_BN_ACT_TRAIN_BACKWARD = Op(
     reference=_reference_backward,
     fake=_fake_backward,
     native=_native_backward,
-    native_ops=("bn_act_train_backward", "dwconv_grad_input", "dwconv_grad_weight"),
+    native_ops=("dwconv_train_backward",),
     triton=lambda: _triton().backward,
     flops=lambda grad, x, weight, *_, out_shape=None, **__: 2 * _conv.flops(weight, grad),  # dx and dweight
 )
@@ -257,13 +260,8 @@ def _native(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     window = _conv.resolve(NAME, x, weight, stride, padding, dilation)
     code, slope = _activation.parse(act)
-    acc = _check.acc_dtype(x)
-    u, mean, var = ops.dwconv_stats(_layout.dense(x), weight.contiguous(), window.native)
-    scale = torch.rsqrt(var + eps)
-    if bn_weight is not None:
-        scale = scale * bn_weight.to(acc)
-    shift = -mean * scale if bn_bias is None else torch.addcmul(bn_bias.to(acc), mean, scale, value=-1)
-    return ops.bn_act(u, scale, shift, None, code, slope), u, mean, var
+    gamma, beta = _batch_norm.vector_or_none(bn_weight, x), _batch_norm.vector_or_none(bn_bias, x)
+    return ops.dwconv_train(_layout.dense(x), weight.contiguous(), gamma, beta, eps, window.native, code, slope)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
@@ -287,7 +285,7 @@ DWCONV_BN_ACT_TRAIN = Op(
     reference=_reference,
     fake=_fake,
     native=_native,
-    native_ops=("dwconv_stats", "bn_act"),
+    native_ops=("dwconv_train",),
     triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,

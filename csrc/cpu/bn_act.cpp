@@ -450,20 +450,18 @@ void bn_act_train_forward(const BnActTrainArgs& a) {
   });
 }
 
-void bn_act_train_backward(const BnActTrainBackwardArgs& a) {
+void bn_grad_sums(const BnGradSumsArgs& a) {
   with_dtype_and_act(a.shape.dtype, a.act, [&](auto t, auto act) {
     using T = decltype(t);
     using A = Acc<T>;
-    const int64_t C = a.shape.C;
     const T *grad = static_cast<const T*>(a.grad), *x = static_cast<const T*>(a.x);
-    T* dx = static_cast<T*>(a.dx);
     const A *mean = static_cast<const A*>(a.mean), *var = static_cast<const A*>(a.var);
     const A *weight = static_cast<const A*>(a.weight), *bias = static_cast<const A*>(a.bias);
+    A *scale = static_cast<A*>(a.scale), *shift = static_cast<A*>(a.shift);
+    A *slant = static_cast<A*>(a.slant), *offset = static_cast<A*>(a.offset);
     A *dweight = static_cast<A*>(a.dweight), *dbias = static_cast<A*>(a.dbias);
     const V<T> slope(static_cast<A>(a.slope));
-    std::vector<A> per_channel(4 * C);
-    A *scale = per_channel.data(), *shift = scale + C, *slant = shift + C, *offset = slant + C;
-    const GradAffine<A> affine{{mean, scale, shift}, slant, offset};
+    const GradAffine<A> affine{{mean, scale, shift}, nullptr, nullptr};
     auto inverse_std = [&](int64_t c) { return 1.0 / std::sqrt(var[c] + a.eps); };
     auto fold = [&](int64_t c) {
       scale[c] = static_cast<A>((weight ? weight[c] : 1.0) * inverse_std(c));
@@ -475,17 +473,45 @@ void bn_act_train_backward(const BnActTrainBackwardArgs& a) {
       slant[c] = static_cast<A>(-scale[c] * r * r * s.s1 / values),
       offset[c] = static_cast<A>(-scale[c] * s.s0 / values);
     };
+    T* const nothing = nullptr;
     if (a.shape.channels_last) {
-      for (int64_t c = 0; c < C; ++c) fold(c);
-      const auto sums = grad_rows<T, act(), Pass::sums>(a.shape, grad, x, dx, affine, slope, a.pool);
-      for (int64_t c = 0; c < C; ++c) set(c, sums[c]);
+      for (int64_t c = 0; c < a.shape.C; ++c) fold(c);
+      const auto sums = grad_rows<T, act(), Pass::sums>(a.shape, grad, x, nothing, affine, slope, a.pool);
+      for (int64_t c = 0; c < a.shape.C; ++c) set(c, sums[c]);
+    } else {
+      parallel(a.pool, a.end - a.begin, channel_grain(a.shape), [&](int64_t b, int64_t e) {
+        for (int64_t c = a.begin + b; c < a.begin + e; ++c) {
+          fold(c);
+          set(c, grad_channel<T, act(), Pass::sums>(a.shape, grad, x, nothing, c, affine, slope));
+        }
+      });
+    }
+  });
+}
+
+void bn_act_train_backward(const BnActTrainBackwardArgs& a) {
+  with_dtype_and_act(a.shape.dtype, a.act, [&](auto t, auto act) {
+    using T = decltype(t);
+    using A = Acc<T>;
+    const int64_t C = a.shape.C;
+    const T *grad = static_cast<const T*>(a.grad), *x = static_cast<const T*>(a.x);
+    T* dx = static_cast<T*>(a.dx);
+    const V<T> slope(static_cast<A>(a.slope));
+    std::vector<A> per_channel(4 * C);
+    A *scale = per_channel.data(), *shift = scale + C, *slant = shift + C, *offset = slant + C;
+    const GradAffine<A> affine{{static_cast<const A*>(a.mean), scale, shift}, slant, offset};
+    BnGradSumsArgs sums{a.shape, grad,  x,      a.mean, a.var, a.weight, a.bias, a.dweight, a.dbias, scale,
+                        shift,   slant, offset, a.eps,  a.act, a.slope,  0,      C,         a.pool};
+    if (a.shape.channels_last) {
+      CK_ISA::bn_grad_sums(sums);
       grad_rows<T, act(), Pass::batch>(a.shape, grad, x, dx, affine, slope, a.pool);
       return;
     }
     parallel(a.pool, C, channel_grain(a.shape), [&](int64_t b, int64_t e) {
-      for (int64_t c = b; c < e; ++c) {
-        fold(c);
-        set(c, grad_channel<T, act(), Pass::sums>(a.shape, grad, x, dx, c, affine, slope));
+      for (int64_t c = b; c < e; ++c) {  // the second pass finds the channel in the cache
+        BnGradSumsArgs one = sums;
+        one.begin = c, one.end = c + 1, one.pool = serial_pool();
+        CK_ISA::bn_grad_sums(one);
         grad_channel<T, act(), Pass::batch>(a.shape, grad, x, dx, c, affine, slope);
       }
     });

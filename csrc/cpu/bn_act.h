@@ -5,6 +5,8 @@
 //   channel_stats           mean_c and biased var_c over N and S
 //   bn_act_train_forward    channel_stats, then y = act(weight_c * (x - mean_c) / sqrt(var_c + eps) + bias_c) (+ residual)
 //   bn_act_train_backward   dx, dweight, dbias of that, mean and var being functions of x
+//   bn_grad_sums            dweight and dbias alone, and what dx is made of:
+//                           dx = scale_c * grad * act'(scale_c * d + shift_c) + slant_c * d + offset_c,  d = x - mean_c
 //
 // Per-channel arrays have C elements of the accumulate type: double for fp64, else float.  weight, bias and residual may
 // be null.  Every result is the same for any number of threads.
@@ -61,9 +63,22 @@ struct BnActTrainBackwardArgs {
   Pool pool;
 };
 
+struct BnGradSumsArgs {
+  BnShape shape;
+  const void *grad, *x, *mean, *var, *weight, *bias;
+  void *dweight, *dbias;
+  void *scale, *shift, *slant, *offset;  // [C] each
+  double eps;
+  Act act;
+  double slope;
+  int64_t begin, end;  // channels; all of them for channels_last
+  Pool pool;
+};
+
 }  // namespace ck::cpu
 CK_CPU_KERNEL(bn_act_forward, ck::cpu::BnActArgs)
 CK_CPU_KERNEL(bn_act_backward, ck::cpu::BnActBackwardArgs)
 CK_CPU_KERNEL(channel_stats, ck::cpu::ChannelStatsArgs)
 CK_CPU_KERNEL(bn_act_train_forward, ck::cpu::BnActTrainArgs)
 CK_CPU_KERNEL(bn_act_train_backward, ck::cpu::BnActTrainBackwardArgs)
+CK_CPU_KERNEL(bn_grad_sums, ck::cpu::BnGradSumsArgs)

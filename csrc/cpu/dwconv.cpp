@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "bn_act.h"
 #include "dwconv_tiles.h"
 
 namespace ck::cpu::CK_ISA {
@@ -94,38 +95,20 @@ struct Conv {
   A scale(int64_t c) const { return a.scale ? static_cast<const A*>(a.scale)[c] : A(1); }
   A shift(int64_t c) const { return a.shift ? static_cast<const A*>(a.shift)[c] : A(0); }
 
-  // f(K, S) for the kernels that have tiles; false for the others.
-  template <class F>
-  bool with_kernel(F&& f) const {
-    if constexpr (N == 1) {
-      return false;
-    } else {
-      if (s.kh != s.kw || s.sh != s.sw || s.dh != 1 || s.dw != 1) return false;
-      const auto is = [&](auto k, auto stride) {
-        const bool hit = s.kh == k() && s.sh == stride();
-        if (hit) f(k, stride);
-        return hit;
-      };
-      constexpr std::integral_constant<int, 1> one;
-      constexpr std::integral_constant<int, 2> two;
-      constexpr std::integral_constant<int, 3> three;
-      constexpr std::integral_constant<int, 5> five;
-      constexpr std::integral_constant<int, 7> seven;
-      return is(three, one) || is(three, two) || is(five, one) || is(five, two) || is(seven, one);
-    }
-  }
-
-  // Mean and sum of squared deviations of `count` vectors, `step` apart.
+  // Mean and sum of squared deviations of `count` vectors; four chains of additions, because each waits for the one before.
   template <class F>
   static void moments_of(int64_t count, F&& value, VA& mean, VA& m2) {
-    VA total(A(0));
-    for (int64_t i = 0; i < count; ++i) total = total + value(i);
-    mean = total * VA(A(1) / A(count));
-    m2 = VA(A(0));
-    for (int64_t i = 0; i < count; ++i) {
-      const VA d = value(i) - mean;
-      m2 = fma(d, d, m2);
-    }
+    const auto total = [&](auto&& f) {
+      VA part[4] = {VA(A(0)), VA(A(0)), VA(A(0)), VA(A(0))};
+      int64_t i = 0;
+      for (; i + 4 <= count; i += 4)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) part[k] = f(value(i + k), part[k]);
+      for (; i < count; ++i) part[0] = f(value(i), part[0]);
+      return (part[0] + part[1]) + (part[2] + part[3]);
+    };
+    mean = total([](VA v, VA s) { return s + v; }) * VA(A(1) / A(count));
+    m2 = total([&](VA v, VA s) { return fma(v - mean, v - mean, s); });
   }
 
   // Activation, residual and rounding of `rows` runs of `width` sums, on their way to y.
@@ -192,7 +175,7 @@ struct Conv {
     const Inside rows(h, s.H, s.kh, s.dh);
     const T* row = x() + ((n * s.H + h + int64_t(rows.begin) * s.dh) * s.W) * C + c;
     const int64_t w_step = int64_t(taps + 1) * N, last = channel(b.first + b.vectors - 1) - c;
-    const bool tiled = s.C >= N && with_kernel([&](auto k, auto stride) {
+    const bool tiled = s.C >= N && with_tiled_kernel<T>(s, [&](auto k, auto stride) {
                          const int m = tile_size(s.Q);
                          for (int64_t q = 0; q < s.Q; q += m) {
                            if (q > s.Q - m) q = s.Q - m;
@@ -280,7 +263,7 @@ struct Conv {
   // ---- NCHW ---------------------------------------------------------------------------------------------------------------
   // Rows [p0, p1) of a plane; w: its taps, scaled.
   void strip_nchw(const T* plane, int64_t p0, int64_t p1, const A* w, A bias, A* out) const {
-    const bool tiled = with_kernel([&](auto k, auto stride) {
+    const bool tiled = with_tiled_kernel<T>(s, [&](auto k, auto stride) {
       constexpr int K = k(), S = stride();
       const int m = tile_size(p1 - p0);
       with_tile(m, [&](auto size) {
@@ -379,6 +362,72 @@ struct Conv {
     }
   }
 
+  // A channel of all images at a time, so that normalising finds u in the cache.
+  void train_nchw(const DwConvTrainArgs& t) const {
+    const int64_t size = s.P * s.Q;
+    parallel(a.pool, s.C, ceil_div(kTaskWork, s.N * size * taps), [&](int64_t begin, int64_t end) {
+      A* w = scratch<A>(0, taps);
+      for (int64_t c = begin; c < end; ++c) {
+        for (int i = 0; i < taps; ++i) store_n(w + i, vload_n(weight() + c * taps + i, 1), 1);
+        Moments<A, 1> m;
+        for (int64_t n = 0; n < s.N; ++n) {
+          const int64_t nc = n * s.C + c;
+          A* out = direct ? direct_y() + nc * size : scratch<A>(1, size);
+          strip_nchw(x() + nc * s.H * s.W, 0, s.P, w, A(0), out);
+          m.merge(moments_nchw(out, size));
+          if (!direct) finish(out, 0, 1, size, nc * size, 0);
+        }
+        const A mean = m.mean[0], var = m.m2[0] / m.count;
+        static_cast<A*>(a.mean)[c] = mean, static_cast<A*>(a.var)[c] = var;
+        const Affine affine = fold(t, c);
+        with_act(t.act, [&](auto act) {
+          for (int64_t n = 0; n < s.N; ++n)
+            normalise<act()>(y() + (n * s.C + c) * size, static_cast<T*>(t.y) + (n * s.C + c) * size, size, affine,
+                             VA(A(t.slope)));
+        });
+      }
+    });
+  }
+
+  struct Affine {
+    A mean, scale, shift;
+  };
+  Affine fold(const DwConvTrainArgs& t, int64_t c) const {
+    const double weight = t.bn_weight ? static_cast<const A*>(t.bn_weight)[c] : 1.0;
+    return {static_cast<const A*>(a.mean)[c],
+            static_cast<A>(weight / std::sqrt(static_cast<const A*>(a.var)[c] + t.eps)),
+            t.bn_bias ? static_cast<const A*>(t.bn_bias)[c] : A(0)};
+  }
+
+  template <Act kAct>
+  static void normalise(const T* u, T* y, int64_t n, const Affine& affine, VA slope) {
+    const VA mean(affine.mean), scale(affine.scale), shift(affine.shift);
+    const auto value = [&](VA v) __attribute__((always_inline)) {
+      return activate<kAct>(fma(v - mean, scale, shift), slope);
+    };
+    int64_t i = 0;
+    for (; i + 2 * N <= n; i += 2 * N) {
+      const VA v = value(vload(u + i)), w = value(vload(u + i + N));
+      store(y + i, v);
+      store(y + i + N, w);
+    }
+    for (; i + N <= n; i += N) store(y + i, value(vload(u + i)));
+    if (const int rest = static_cast<int>(n - i)) store_n(y + i, value(vload_n(u + i, rest)), rest);
+  }
+
+  void train(const DwConvTrainArgs& t) const {
+    if (s.N * s.C * s.P * s.Q == 0) return;
+    if (!s.channels_last && s.C >= kManyPlanes) return train_nchw(t);
+    run();
+    std::vector<A> scale(s.C), shift(s.C);
+    for (int64_t c = 0; c < s.C; ++c) {
+      const Affine affine = fold(t, c);
+      scale[c] = affine.scale, shift[c] = affine.shift - affine.mean * affine.scale;
+    }
+    CK_ISA::bn_act_forward(
+        {bn_shape(t.dtype, s), t.u, scale.data(), shift.data(), nullptr, t.y, t.act, t.slope, t.pool});
+  }
+
   void run() const {
     if (s.N * s.C * s.P * s.Q == 0) return;
     if (s.channels_last) run_nhwc();
@@ -394,6 +443,12 @@ void dwconv(const DwConvArgs& a) {
 
 void dwconv_stats(const DwConvArgs& a) {
   with_dtype(a.dtype, [&](auto t) { Conv<decltype(t)>(a, true).run(); });
+}
+
+void dwconv_train(const DwConvTrainArgs& a) {
+  const DwConvArgs conv{a.dtype, a.x,           a.weight, nullptr, nullptr, nullptr, a.u,
+                        a.shape, Act::identity, 0.0,      a.mean,  a.var,   a.pool};
+  with_dtype(a.dtype, [&](auto t) { Conv<decltype(t)>(conv, true).train(a); });
 }
 
 }  // namespace ck::cpu::CK_ISA

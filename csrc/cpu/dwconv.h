@@ -22,6 +22,21 @@ struct DwConvArgs {
   void* var;
   Pool pool;
 };
+
+// u = dwconv(x), its mean and biased variance, y = act(bn_weight * (u - mean) / sqrt(var + eps) + bn_bias).
+struct DwConvTrainArgs {
+  Dtype dtype;
+  const void *x, *weight;
+  const void *bn_weight, *bn_bias;  // [C] each, as scale and shift above; null: 1 and 0
+  void *y, *u;
+  DwConvShape shape;
+  void *mean, *var;
+  double eps;
+  Act act;
+  double slope;
+  Pool pool;
+};
 }  // namespace ck::cpu
 CK_CPU_KERNEL(dwconv, ck::cpu::DwConvArgs)
 CK_CPU_KERNEL(dwconv_stats, ck::cpu::DwConvArgs)
+CK_CPU_KERNEL(dwconv_train, ck::cpu::DwConvTrainArgs)

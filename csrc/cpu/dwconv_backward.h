@@ -11,12 +11,15 @@
 
 namespace ck::cpu {
 
-// du as what a batch norm and an activation behind the convolution hand back, computed while it is read:
-//   du = a_c * (grad * act'(scale_c * u + shift_c)) + b_c * u + d_c
+// A batch norm with batch statistics and an activation behind the convolution, whose gradients are taken on the way:
+//   y = act(weight_c * (u - mean_c) / sqrt(var_c + eps) + bias_c)
 // The vectors have C elements of the accumulate type (float; double if dtype is f64).
 struct BnActGrad {
   const void* u;  // [N, C, P, Q]
-  const void *scale, *shift, *a, *b, *d;
+  const void *mean, *var;
+  const void *weight, *bias;  // null: 1, 0
+  void *dweight, *dbias;
+  double eps;
   Act act;
   double slope;
 };
@@ -24,8 +27,8 @@ struct BnActGrad {
 struct DwConvBackwardArgs {
   Dtype dtype;
   DwConvShape shape;
-  const void* grad;     // [N, C, P, Q]: du, or the gradient that bn turns into du
-  const BnActGrad* bn;  // null: grad is du
+  const void* grad;     // [N, C, P, Q]: du, or with bn dy
+  const BnActGrad* bn;  // or null
   const void* x;        // [N, C, H, W]; needed for dweight
   const void* weight;   // [C, 1, kh, kw]; needed for dx
   void* dx;             // [N, C, H, W], or null

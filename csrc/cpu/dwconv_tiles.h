@@ -2,7 +2,10 @@
 // a mask (NCHW), never a copy, and taps outside the image are not computed at all in channels_last.
 #pragma once
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
+#include "../math/dwconv_shape.h"
 #include "simd.h"
 
 namespace ck::cpu::CK_ISA {
@@ -24,6 +27,27 @@ inline int tile_size(int64_t n) {
   for (const auto& [size, cost] : {std::pair(8, 100), std::pair(7, 103), std::pair(4, 150), std::pair(1, 400)})
     if (const int64_t work = (n + size - 1) / size * size * cost; size <= n && work < least) least = work, best = size;
   return best;
+}
+
+// f(K, S) for the kernels that have tiles; false for the others.
+template <class T, class F>
+bool with_tiled_kernel(const DwConvShape& s, F&& f) {
+  if constexpr (V<T>::N == 1) {
+    return false;
+  } else {
+    if (s.kh != s.kw || s.sh != s.sw || s.dh != 1 || s.dw != 1) return false;
+    const auto is = [&](auto k, auto stride) {
+      const bool hit = s.kh == k() && s.sh == stride();
+      if (hit) f(k, stride);
+      return hit;
+    };
+    constexpr std::integral_constant<int, 1> one;
+    constexpr std::integral_constant<int, 2> two;
+    constexpr std::integral_constant<int, 3> three;
+    constexpr std::integral_constant<int, 5> five;
+    constexpr std::integral_constant<int, 7> seven;
+    return is(three, one) || is(three, two) || is(five, one) || is(five, two) || is(seven, one);
+  }
 }
 
 template <class F>

@@ -5,8 +5,9 @@
 //
 // load/store convert from and to the element type T, so that one kernel serves fp32, fp16 and bf16 and accumulates in
 // fp32.  load_n/store_n touch the first n elements only (0 <= n <= N) and load zeros for the rest; keep_n(v, n) is v with
-// zeros after the first n lanes.  load_m touches the elements of V::Lanes only, which V::lanes(begin, end) makes.
-// lanes_le(a, b) has bit i set where a_i <= b_i.  split_pairs(a, b) leaves the even elements of the two in a, the odd in b.
+// zeros after the first n lanes.  load_m and store_m touch the elements of V::Lanes only, which V::lanes(begin, end) makes.
+// lanes_le(a, b) has bit i set where a_i <= b_i.  split_pairs(a, b) leaves the even elements of the two in a, the odd in b;
+// merge_pairs undoes it.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -119,6 +120,9 @@ CK_INLINE void store(double* p, F64 v) { *p = v.v; }
 CK_INLINE void load_n(F64& r, const double* p, int n) { r.v = n > 0 ? *p : 0.0; }
 CK_INLINE void load_m(F64& r, const double* p, bool valid) { r.v = valid ? *p : 0.0; }
 CK_INLINE void load_step(F64& r, const double* p, int64_t) { r.v = *p; }
+CK_INLINE void store_m(double* p, F64 v, bool valid) {
+  if (valid) *p = v.v;
+}
 CK_INLINE void store_n(double* p, F64 v, int n) {
   if (n > 0) *p = v.v;
 }
@@ -177,6 +181,7 @@ CK_INLINE void store(float* p, F32 v) { _mm512_storeu_ps(p, v.v); }
 CK_INLINE void load_n(F32& r, const float* p, int n) { r.v = _mm512_maskz_loadu_ps(first(n), p); }
 CK_INLINE void store_n(float* p, F32 v, int n) { _mm512_mask_storeu_ps(p, first(n), v.v); }
 CK_INLINE void load_m(F32& r, const float* p, F32::Lanes m) { r.v = _mm512_maskz_loadu_ps(m, p); }
+CK_INLINE void store_m(float* p, F32 v, F32::Lanes m) { _mm512_mask_storeu_ps(p, m, v.v); }
 CK_INLINE void load_step(F32& r, const float* p, int64_t step) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   r.v = _mm512_i32gather_ps(_mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(step))), p, 4);
@@ -187,6 +192,13 @@ CK_INLINE void split_pairs(F32& a, F32& b) {
   const __m512 e = _mm512_permutex2var_ps(a.v, even, b.v);
   b.v = _mm512_permutex2var_ps(a.v, odd, b.v);
   a.v = e;
+}
+CK_INLINE void merge_pairs(F32& a, F32& b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  const __m512 l = _mm512_permutex2var_ps(a.v, low, b.v);
+  b.v = _mm512_permutex2var_ps(a.v, high, b.v);
+  a.v = l;
 }
 template <class T> CK_INLINE void load(F32& r, const T* p) {
   r.v = widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), T());
@@ -202,6 +214,9 @@ template <class T> CK_INLINE void store_n(T* p, F32 v, int n) {
 }
 template <class T> CK_INLINE void load_m(F32& r, const T* p, F32::Lanes m) {
   r.v = widen(_mm256_maskz_loadu_epi16(m, p), T());
+}
+template <class T> CK_INLINE void store_m(T* p, F32 v, F32::Lanes m) {
+  _mm256_mask_storeu_epi16(p, m, narrow(v.v, T()));
 }
 #elif defined(__AVX2__)
 struct F32 {
@@ -273,6 +288,7 @@ CK_INLINE void store(float* p, F32 v) { _mm256_storeu_ps(p, v.v); }
 CK_INLINE void load_n(F32& r, const float* p, int n) { r.v = _mm256_maskload_ps(p, first(n)); }
 CK_INLINE void store_n(float* p, F32 v, int n) { _mm256_maskstore_ps(p, first(n), v.v); }
 CK_INLINE void load_m(F32& r, const float* p, F32::Lanes m) { r.v = _mm256_maskload_ps(p, m.mask); }
+CK_INLINE void store_m(float* p, F32 v, F32::Lanes m) { _mm256_maskstore_ps(p, m.mask, v.v); }
 CK_INLINE void load_step(F32& r, const float* p, int64_t step) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   r.v = _mm256_i32gather_ps(p, _mm256_mullo_epi32(lane, _mm256_set1_epi32(static_cast<int>(step))), 4);
@@ -282,6 +298,11 @@ CK_INLINE void split_pairs(F32& a, F32& b) {  // within 128-bit lanes, then the 
   const __m256d o = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0xdd));
   a.v = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xd8));
   b.v = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
+}
+CK_INLINE void merge_pairs(F32& a, F32& b) {  // interleaved within 128-bit lanes, then the lanes in order
+  const __m256 l = _mm256_unpacklo_ps(a.v, b.v), h = _mm256_unpackhi_ps(a.v, b.v);
+  a.v = _mm256_permute2f128_ps(l, h, 0x20);
+  b.v = _mm256_permute2f128_ps(l, h, 0x31);
 }
 template <class T> CK_INLINE void load(F32& r, const T* p) {
   r.v = widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), T());
@@ -304,6 +325,12 @@ template <class T> CK_INLINE void load_m(F32& r, const T* p, F32::Lanes m) {
   T t[8] = {};
   for (int i = m.begin; i < m.end; ++i) t[i] = p[i];
   load(r, t);
+}
+template <class T> CK_INLINE void store_m(T* p, F32 v, F32::Lanes m) {
+  if (m.begin == 0 && m.end == 8) return store(p, v);
+  T t[8];
+  store(t, v);
+  for (int i = m.begin; i < m.end; ++i) p[i] = t[i];
 }
 #else
 struct F32 {  // four floats that the compiler keeps in whatever registers the target has
@@ -364,6 +391,14 @@ template <class T> CK_INLINE void store_n(T* p, F32 v, int n) {
 }
 template <class T> CK_INLINE void load_m(F32& r, const T* p, F32::Lanes m) {
   for (int i = 0; i < 4; ++i) r.v[i] = i >= m.begin && i < m.end ? to_float(p[i]) : 0.f;
+}
+template <class T> CK_INLINE void store_m(T* p, F32 v, F32::Lanes m) {
+  for (int i = 0; i < 4; ++i)
+    if (i >= m.begin && i < m.end) p[i] = from_float<T>(v.v[i]);
+}
+CK_INLINE void merge_pairs(F32& a, F32& b) {
+  const F32::vec l = {a.v[0], b.v[0], a.v[1], b.v[1]}, h = {a.v[2], b.v[2], a.v[3], b.v[3]};
+  a.v = l, b.v = h;
 }
 CK_INLINE void split_pairs(F32& a, F32& b) {
   const F32::vec e = {a.v[0], a.v[2], b.v[0], b.v[2]}, o = {a.v[1], a.v[3], b.v[1], b.v[3]};

@@ -62,7 +62,13 @@ cudaError_t bn_act_train_forward(const BnShape& s, const void* x, const float* w
                                  const void* residual, void* y, float* mean, float* var, float* workspace, double eps,
                                  Act act, double slope, cudaStream_t stream) {
   const cudaError_t e = channel_stats(s, x, mean, var, workspace, stream);
-  if (e != cudaSuccess || s.numel() == 0) return e;
+  return e != cudaSuccess ? e : bn_act_normalise(s, x, mean, var, weight, bias, residual, y, eps, act, slope, stream);
+}
+
+cudaError_t bn_act_normalise(const BnShape& s, const void* x, const float* mean, const float* var, const float* weight,
+                             const float* bias, const void* residual, void* y, double eps, Act act, double slope,
+                             cudaStream_t stream) {
+  if (s.numel() == 0) return cudaSuccess;
   return with_bn_types(s.dtype, act, [&](auto t, auto a) {
     const auto d = data<decltype(t)>(x, residual, y, {mean, var, weight, bias, static_cast<float>(eps)}, slope);
     return bn_pass<decltype(t), a(), BnPass::apply>(s, BnTiling(s), d, nullptr, stream);

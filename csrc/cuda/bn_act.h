@@ -24,6 +24,10 @@ cudaError_t channel_stats(const BnShape& shape, const void* x, float* mean, floa
 cudaError_t bn_act_train_forward(const BnShape& shape, const void* x, const float* weight, const float* bias,
                                  const void* residual, void* y, float* mean, float* var, float* workspace, double eps,
                                  Act act, double slope, cudaStream_t s);
+// The second half of bn_act_train_forward: mean and var are known.
+cudaError_t bn_act_normalise(const BnShape& shape, const void* x, const float* mean, const float* var,
+                             const float* weight, const float* bias, const void* residual, void* y, double eps, Act act,
+                             double slope, cudaStream_t s);
 cudaError_t bn_act_train_backward(const BnShape& shape, const void* grad, const void* x, const float* mean,
                                   const float* var, const float* weight, const float* bias, void* dx, float* dweight,
                                   float* dbias, float* workspace, double eps, Act act, double slope, cudaStream_t s);

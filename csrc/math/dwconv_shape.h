@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "bn_shape.h"
+
 namespace ck {
 
 // x: [N, C, H, W], weight: [C, 1, kh, kw], u: [N, C, P, Q]; all dense, x and u both NCHW or both NHWC (channels_last).
@@ -13,5 +15,10 @@ struct DwConvShape {
   int top, left;  // padding before the first row and column; what follows the last is implied by P and Q
   bool channels_last;
 };
+
+// u, as the batch-norm kernels take it.
+inline BnShape bn_shape(Dtype dtype, const DwConvShape& s) {
+  return {dtype, s.N, s.C, s.P * s.Q, s.channels_last || s.P * s.Q == 1};
+}
 
 }  // namespace ck

@@ -1,6 +1,7 @@
 #include "../cuda/dwconv.h"
 
 #include "../cpu/dwconv.h"
+#include "../cuda/bn_act.h"
 
 #include "glue.h"
 
@@ -66,14 +67,18 @@ void check_epilogue(const Tensor& x, const DwConvShape& s, const std::optional<T
   return y;
 }
 
-[[maybe_unused]] std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cpu(const Tensor& x, const Tensor& weight,
-                                                                     std::vector<int64_t> window) {
+using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+[[maybe_unused]] Four dwconv_train_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bn_weight,
+                                       std::optional<Tensor> bn_bias, double eps, std::vector<int64_t> window,
+                                       int64_t act, double slope) {
   const DwConvShape s = shape_of(x, weight, window);
-  STD_TORCH_CHECK(s.N > 0, "dwconv_stats: nothing to take statistics of");
-  Tensor u = output(x, s), mean = empty(x, {s.C}, acc_type(x)), var = empty(x, {s.C}, acc_type(x));
-  cpu::dwconv_stats({dtype_of(x), ptr(x), ptr(weight), nullptr, nullptr, nullptr, mut(u), s, Act::identity, 0.0,
-                     mut(mean), mut(var), torch_pool()});
-  return {u, mean, var};
+  check_epilogue(x, s, bn_weight, bn_bias, std::nullopt);
+  STD_TORCH_CHECK(s.N > 0, "dwconv_train: nothing to take statistics of");
+  Tensor y = output(x, s), u = output(x, s), mean = empty(x, {s.C}, acc_type(x)), var = empty(x, {s.C}, acc_type(x));
+  cpu::dwconv_train({dtype_of(x), ptr(x), ptr(weight), ptr(bn_weight), ptr(bn_bias), mut(y), mut(u), s, mut(mean),
+                     mut(var), eps, act_of(act), slope, torch_pool()});
+  return {y, u, mean, var};
 }
 
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
@@ -89,17 +94,24 @@ Tensor dwconv_cuda(const Tensor& x, const Tensor& weight, std::optional<Tensor> 
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor> dwconv_stats_cuda(const Tensor& x, const Tensor& weight,
-                                                     std::vector<int64_t> window) {
+Four dwconv_train_cuda(const Tensor& x, const Tensor& weight, std::optional<Tensor> bn_weight,
+                       std::optional<Tensor> bn_bias, double eps, std::vector<int64_t> window, int64_t act,
+                       double slope) {
   const DwConvShape s = shape_of(x, weight, window);
-  STD_TORCH_CHECK(s.N > 0, "dwconv_stats: nothing to take statistics of");
-  Tensor u = output(x, s), mean = empty(x, {s.C}, ScalarType::Float), var = empty(x, {s.C}, ScalarType::Float);
+  check_epilogue(x, s, bn_weight, bn_bias, std::nullopt);
+  STD_TORCH_CHECK(s.N > 0, "dwconv_train: nothing to take statistics of");
+  Tensor y = output(x, s), u = output(x, s), mean = empty(x, {s.C}, ScalarType::Float);
+  Tensor var = empty(x, {s.C}, ScalarType::Float);
   const CudaCall call(x);
   const cuda::DwConvArgs a{dtype_of(x), ptr(x), ptr(weight), nullptr, nullptr, nullptr, mut(u), s};
   Tensor partials = empty(x, {cuda::dwconv_stats_workspace(a)}, ScalarType::Float);
   check_launch(cuda::dwconv_stats(a, mut<float>(partials), mut<float>(mean), mut<float>(var), call.stream),
-               "dwconv_stats");
-  return {u, mean, var};
+               "dwconv_train");
+  check_launch(
+      cuda::bn_act_normalise(bn_shape(dtype_of(x), s), ptr(u), ptr<float>(mean), ptr<float>(var), ptr<float>(bn_weight),
+                             ptr<float>(bn_bias), nullptr, mut(y), eps, act_of(act), slope, call.stream),
+      "dwconv_train");
+  return {y, u, mean, var};
 }
 #endif
 
@@ -109,16 +121,19 @@ CK_NATIVE_OPS(m) {
   m.def(
       "dwconv(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, Tensor? residual, int[] window, int "
       "act, float slope) -> Tensor");
-  m.def("dwconv_stats(Tensor x, Tensor weight, int[] window) -> (Tensor u, Tensor mean, Tensor var)");
+  m.def(
+      "dwconv_train(Tensor x, Tensor weight, Tensor? bn_weight, Tensor? bn_bias, float eps, int[] window, int act, "
+      "float "
+      "slope) -> (Tensor y, Tensor u, Tensor mean, Tensor var)");
 }
 CK_CPU_IMPL(m) {
   m.impl("dwconv", TORCH_BOX(&dwconv_cpu));
-  m.impl("dwconv_stats", TORCH_BOX(&dwconv_stats_cpu));
+  m.impl("dwconv_train", TORCH_BOX(&dwconv_train_cpu));
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
   m.impl("dwconv", TORCH_BOX(&dwconv_cuda));
-  m.impl("dwconv_stats", TORCH_BOX(&dwconv_stats_cuda));
+  m.impl("dwconv_train", TORCH_BOX(&dwconv_train_cuda));
 }
 #endif
 

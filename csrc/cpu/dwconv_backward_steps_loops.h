@@ -1,4 +1,4 @@
-// The inner loops of dwconv_backward.cpp, on scratch planes of du in the accumulate type.
+// The inner loops of dwconv_backward_steps.cpp, on scratch planes of du in the accumulate type.
 //
 // An element of a plane is a number (NCHW) or a vector of channels (channels_last).  In plane indices every filter tap is one
 // constant offset.  Two families:
