@@ -159,6 +159,10 @@ SQUEEZE_EXCITE_BACKWARD = Op(
     native=_native_backward,
     native_ops=("squeeze_excite_backward",),
     triton=lambda: _triton().backward,
+    # sums of x and dy * x, dy * gate + ds; two FCs again, and for each the gradients of its input and weight
+    flops=lambda grad, x, w1, b1, w2, b2, act, gate, out_shape=None: (
+        5 * x[0] * x[1] * x[2] * x[3] + 12 * x[0] * w1[0] * w1[1]
+    ),
 )
 
 # ---- forward ------------------------------------------------------------------------------------------------------------
