@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import cnnkernels
-from cnnkernels import _ext, ops
+from cnnkernels import _ext, _op, ops
 
 N, C, H, W = 3, 8, 9500, 9500  # 2.17e9 elements; element 2^31 is in the last image in both layouts
 CROP = 20
@@ -84,6 +84,43 @@ def test_bn_act(big):
     scale, shift = torch.linspace(0.5, 1.5, C), torch.linspace(-1, 1, C)
     y = run("bn_act", big, scale, shift, act="relu6")
     assert_equal_in_the_crops(y, big, lambda x: ops.bn_act(x, scale, shift, act="relu6"))
+
+
+def test_bn_act_train(big):
+    """The statistics are those of the crops and 2.7e8 zeros a channel."""
+    mean, var = torch.zeros(C), torch.zeros(C)
+    y = run("bn_act_train", big, None, None, mean, var, momentum=1.0, act="relu")
+    places = torch.zeros(H, W, dtype=torch.bool)
+    for rows, columns in crops():
+        places[rows, columns] = True
+    values, count = big[-1][:, places].double(), N * H * W
+    want_mean = values.sum(1) / count
+    want_var = (values.square().sum(1) / count - want_mean.square()) * count / (count - 1)
+    torch.testing.assert_close(mean.double(), want_mean, rtol=1e-4, atol=0)
+    torch.testing.assert_close(var.double(), want_var, rtol=1e-4, atol=0)
+    std = (want_var + 1e-5).sqrt()
+    for rows, columns in crops():
+        want = ((big[-1, :, rows, columns].double() - want_mean[:, None, None]) / std[:, None, None]).relu()
+        torch.testing.assert_close(y[-1, :, rows, columns].double(), want, rtol=2e-3, atol=1e-4)
+
+
+def test_gradient_of_bn_act(big):
+    """The incoming gradient is x itself, so that there is memory for the result."""
+    scale, shift = torch.linspace(0.5, 1.5, C), torch.linspace(0.1, 1, C)
+    with cnnkernels.record_backends() as runs:
+        dx, dscale, dshift = _op.REGISTRY["bn_act_backward"](big, big, scale, shift, "identity")
+    assert [(r.backend, r.reason) for r in runs] == [("cpu", None)]
+    per_channel = scale[:, None, None]
+    squares = sums = 0
+    seen = torch.zeros(H, W, dtype=torch.bool)
+    for rows, columns in crops():
+        x = big[-1, :, rows, columns].float()
+        torch.testing.assert_close(dx[-1, :, rows, columns].float(), x * per_channel, rtol=1e-3, atol=1e-6)
+        new = ~seen[rows, columns]
+        seen[rows, columns] = True
+        squares, sums = squares + (x[:, new].double() ** 2).sum(1), sums + x[:, new].double().sum(1)
+    torch.testing.assert_close(dscale.double(), squares, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(dshift.double(), sums, rtol=1e-5, atol=1e-4)
 
 
 def test_channel_shuffle(big):
