@@ -11,7 +11,7 @@ from torch import nn
 from cnnkernels import ops
 
 from .arena import BATCHES, DEVICE, DTYPES, FULL, OURS, Group
-from .rivals import ACTS, FORMATS, batch_norm, compiled, eager_calls, fold, no_grad, on_backend
+from .rivals import ACTS, FORMATS, batch_norm, clear_of_corners, compiled, eager_calls, fold, no_grad, on_backend
 from .shapes import BN_ACT
 
 CONTENDERS = [*(f"ours {b}" for b in OURS), "eager channels_last", "eager nchw", "compile", "copy"]
@@ -48,7 +48,7 @@ def build_training(spec) -> Group:
     torch.manual_seed(0)
     module = _module(shape, dtype).train()
     x = torch.randn(batch, shape.channels, shape.size, shape.size, device=DEVICE, dtype=dtype)
-    grad = torch.randn_like(x)
+    grad = clear_of_corners(torch.randn_like(x), module, x, shape.act)
     calls = {}
     for name, fmt in FORMATS.items():
         m, a, g = copy.deepcopy(module), x.clone(memory_format=fmt).requires_grad_(), grad.contiguous(memory_format=fmt)

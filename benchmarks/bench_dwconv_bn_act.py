@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from cnnkernels import ops
 
 from .arena import BATCHES, DEVICE, DTYPES, FULL, OURS, Group
-from .rivals import FORMATS, compiled, conv_bn_act, eager_calls, fold, no_grad, on_backend
+from .rivals import FORMATS, clear_of_corners, compiled, conv_bn_act, eager_calls, fold, no_grad, on_backend
 from .shapes import COMPILED_WHEN_QUICK, DEPTHWISE, DEPTHWISE_TRAIN
 
 CONTENDERS = [*(f"ours {b}" for b in OURS), "eager channels_last", "eager nchw", "folded by hand", "compile", "copy"]
@@ -63,6 +63,7 @@ def build_training(spec) -> Group:
     module = conv_bn_act(shape.channels, shape.kernel, shape.stride, shape.act).train().to(DEVICE, dtype)
     x = torch.randn(batch, shape.channels, shape.size, shape.size, device=DEVICE, dtype=dtype)
     grad = torch.randn(batch, shape.channels, shape.out, shape.out, device=DEVICE, dtype=dtype)
+    grad = clear_of_corners(grad, module, x, shape.act)
     calls = {}
     for name, fmt in FORMATS.items():
         m, a = copy.deepcopy(module).to(memory_format=fmt), x.clone(memory_format=fmt).requires_grad_()

@@ -12,7 +12,6 @@ from .conftest import DEVICE, build_host_cuda
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="the CPU run tests these; this run is the GPU's")
 KINDS = ("plain", "asan", "tsan")
-THROUGH_ASAN = ("activation",)  # drivers that have been through both sanitizers; docs/gpu-status.md names the rest
 SANITIZED = {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
 
 
@@ -82,7 +81,7 @@ def test_kernels(order):
 
 
 def test_kernels_under_address_and_undefined_behaviour_sanitizer():
-    assert_all_passed(run("drive_asan", *THROUGH_ASAN), len(THROUGH_ASAN))
+    assert_all_passed(run("drive_asan"), drivers())
 
 
 def test_cuda_kernels_under_thread_sanitizer():

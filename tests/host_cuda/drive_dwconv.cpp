@@ -1,5 +1,10 @@
+// The depthwise convolution, its statistics and its gradient towards x against their definitions in double.
+#include "../../csrc/cpu/dwconv.h"
+#include "../../csrc/cpu/dwconv_backward.h"
 #include "../../csrc/cuda/dwconv.h"
 #include "../../csrc/cuda/dwconv_backward.h"
+#include <string>
+
 #include "drive.h"
 
 using namespace drive;
@@ -52,13 +57,20 @@ void run(const Sizes& z, bool nhwc) {
   convolve(s, x, weight, u);
   for (int64_t i = 0; i < outputs; ++i) {
     const int64_t c = nhwc ? i % s.C : i / (s.P * s.Q) % s.C;
-    want[i] = ck::activate<ck::Act::silu>(scale.at(c) * u.at(i) + shift.at(c), 0.0) + residual.at(i);
+    want[i] = ck::activate<ck::Act::mish>(scale.at(c) * u.at(i) + shift.at(c), 0.0) + residual.at(i);
   }
   ck::cuda::DwConvArgs a{DtypeOf<T>::value, x.data(),        weight.data(), scale.data(),
                          shift.data(),      residual.data(), y.data(),      s};
-  a.act = ck::Act::silu;
+  a.act = ck::Act::mish;
   expect("launch", ck::cuda::dwconv(a, nullptr) == cudaSuccess);
   expect_close(name, y, want, eps<T>() * 2);
+  const auto pool = ck::cpu::serial_pool();
+  for_each_isa([&] {
+    Buffer<T> cy(outputs);
+    ck::cpu::dwconv({DtypeOf<T>::value, x.data(), weight.data(), scale.data(), shift.data(), residual.data(), cy.data(),
+                     s, ck::Act::mish, 0.0, nullptr, nullptr, pool});
+    expect_close((std::string("CPU ") + name).c_str(), cy, want, eps<T>() * 2);
+  });
   if (outputs == 0) return;
 
   // The gradient towards x of a weighted sum of u, scattered by the definition.
@@ -77,6 +89,12 @@ void run(const Sizes& z, bool nhwc) {
   expect("launch", ck::cuda::dwconv_grad_input(DtypeOf<T>::value, residual.data(), weight.data(), dx.data(), s,
                                                nullptr) == cudaSuccess);
   expect_close("grad_input", dx, want_dx, eps<T>() * 2);
+  for_each_isa([&] {
+    Buffer<T> cdx(x.n);
+    ck::cpu::dwconv_backward(
+        {DtypeOf<T>::value, s, residual.data(), nullptr, nullptr, weight.data(), cdx.data(), nullptr, pool});
+    expect_close((std::string("CPU grad_input ") + name).c_str(), cdx, want_dx, eps<T>() * 2);
+  });
 
   a.scale = a.shift = nullptr, a.residual = nullptr, a.y = raw.data(), a.act = ck::Act::identity;
   Buffer<float> partials(ck::cuda::dwconv_stats_workspace(a)), mean(s.C), var(s.C);
@@ -90,6 +108,15 @@ void run(const Sizes& z, bool nhwc) {
   for (int64_t i = 0; i < outputs; ++i) want_var[channel(i)] += std::pow(u.at(i) - want_mean[channel(i)], 2) / count;
   expect_close("mean", mean, want_mean, 5e-6);
   expect_close("var", var, want_var, 5e-6);
+  for_each_isa([&] {
+    Buffer<T> cu(outputs);
+    Buffer<float> cmean(s.C), cvar(s.C);
+    ck::cpu::dwconv_stats({DtypeOf<T>::value, x.data(), weight.data(), nullptr, nullptr, nullptr, cu.data(), s,
+                           ck::Act::identity, 0.0, cmean.data(), cvar.data(), pool});
+    expect_close((std::string("CPU u ") + name).c_str(), cu, u, eps<T>() * 2);
+    expect_close("CPU mean", cmean, want_mean, 5e-6);
+    expect_close("CPU var", cvar, want_var, 5e-6);
+  });
 }
 
 const Sizes kSizes[] = {
@@ -108,11 +135,15 @@ const Sizes kSizes[] = {
     {1, 2, 3, 40, 3, 3, 1, 1, 1, 1, 5, 7, 4, 0},    // more padding than filter
     {0, 4, 6, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},     // no images
     {1, 4, 40, 150, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},  // several tiles, strips and blocks
+    {1, 37, 7, 9, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},    // CPU vectors of channels, and some left over
+    {1, 70, 6, 7, 5, 5, 2, 2, 1, 1, 2, 2, 2, 2},    //
+    {1, 17, 9, 40, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2},   // dilation
+    {1, 19, 11, 37, 7, 7, 2, 2, 2, 2, 6, 6, 6, 6},  //
 };
 
 }  // namespace
 
-DRIVE(dwconv_cuda) {
+DRIVE(dwconv) {
   for_each_type([](auto t) {
     for (const Sizes& z : kSizes)
       for (bool nhwc : {false, true}) run<decltype(t)>(z, nhwc);
@@ -120,7 +151,7 @@ DRIVE(dwconv_cuda) {
 }
 
 // Many small planes per block, as at the end of a network.
-DRIVE(dwconv_cuda_planes) {
+DRIVE(dwconv_planes) {
   for (bool nhwc : {false, true}) run<__half>({2, 1000, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1}, nhwc);
 }
 

@@ -1,7 +1,8 @@
 // The gradient of the depthwise convolution towards its filter against its definition in double.
-#include <vector>
-
+#include "../../csrc/cpu/dwconv_backward.h"
 #include "../../csrc/cuda/dwconv_grad_weight.h"
+#include <string>
+
 #include "drive.h"
 
 using namespace drive;
@@ -49,6 +50,23 @@ void run(const Sizes& z, bool nhwc, int offset) {
   std::snprintf(name, sizeof name, "%s size %zu N%d C%d %dx%d k%dx%d s%d%d d%d%d", nhwc ? "nhwc" : "nchw", sizeof(T),
                 z.N, z.C, z.H, z.W, z.kh, z.kw, z.sh, z.sw, z.dh, z.dw);
   expect_close(name, scaled, scaled_want, 2e-6);
+
+  Buffer<T> weight(want.n);
+  weight.random(3);
+  for_each_isa([&] {
+    Buffer<float> alone(want.n), both(want.n);
+    Buffer<T> dx(x.n - offset), dx_alone(dx.n);
+    const auto backward = [&](void* dx, float* dweight) {
+      ck::cpu::dwconv_backward({DtypeOf<T>::value, s, grad.data() + offset, nullptr, x.data() + offset, weight.data(),
+                                dx, dweight, ck::cpu::serial_pool()});
+    };
+    backward(nullptr, alone.data()), backward(dx_alone.data(), nullptr), backward(dx.data(), both.data());
+    for (const Buffer<float>* dweight : {&alone, &both}) {
+      for (int64_t k = 0; k < want.n; ++k) scaled[k] = dweight->at(k) / size[k];
+      expect_close((std::string("CPU ") + name).c_str(), scaled, scaled_want, 2e-6);
+    }
+    expect_close("CPU dx, with dweight and alone", dx, dx_alone, eps<T>());
+  });
 }
 
 const Sizes kSizes[] = {
@@ -74,7 +92,7 @@ const Sizes kSizes[] = {
 
 }  // namespace
 
-DRIVE(dwconv_grad_weight_cuda) {
+DRIVE(dwconv_grad_weight) {
   for_each_type([](auto t) {
     for (const Sizes& z : kSizes)
       for (bool nhwc : {false, true})
