@@ -92,6 +92,15 @@ template <> CK_INLINE BFloat16 from_float<BFloat16>(float x) {
   return {uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
 }
 
+// Masked instructions and gathers are invisible to AddressSanitizer; under it, touch reads what they are about to touch.
+#if defined(__SANITIZE_ADDRESS__)
+template <class T> inline void touch(const T* p, uint32_t lanes, int64_t step = 1) {
+  for (; lanes; lanes &= lanes - 1) (void)*reinterpret_cast<const volatile char*>(p + __builtin_ctz(lanes) * step);
+}
+#else
+template <class T> CK_INLINE void touch(const T*, uint32_t, int64_t = 1) {}
+#endif
+
 // ---- F64: one double ------------------------------------------------------------------------------------------------
 struct F64 {
   static constexpr int N = 1;
@@ -178,12 +187,25 @@ CK_INLINE __m256i narrow(__m512 v, BFloat16) {
 }
 CK_INLINE void load(F32& r, const float* p) { r.v = _mm512_loadu_ps(p); }
 CK_INLINE void store(float* p, F32 v) { _mm512_storeu_ps(p, v.v); }
-CK_INLINE void load_n(F32& r, const float* p, int n) { r.v = _mm512_maskz_loadu_ps(first(n), p); }
-CK_INLINE void store_n(float* p, F32 v, int n) { _mm512_mask_storeu_ps(p, first(n), v.v); }
-CK_INLINE void load_m(F32& r, const float* p, F32::Lanes m) { r.v = _mm512_maskz_loadu_ps(m, p); }
-CK_INLINE void store_m(float* p, F32 v, F32::Lanes m) { _mm512_mask_storeu_ps(p, m, v.v); }
+CK_INLINE void load_n(F32& r, const float* p, int n) {
+  touch(p, first(n));
+  r.v = _mm512_maskz_loadu_ps(first(n), p);
+}
+CK_INLINE void store_n(float* p, F32 v, int n) {
+  touch(p, first(n));
+  _mm512_mask_storeu_ps(p, first(n), v.v);
+}
+CK_INLINE void load_m(F32& r, const float* p, F32::Lanes m) {
+  touch(p, m);
+  r.v = _mm512_maskz_loadu_ps(m, p);
+}
+CK_INLINE void store_m(float* p, F32 v, F32::Lanes m) {
+  touch(p, m);
+  _mm512_mask_storeu_ps(p, m, v.v);
+}
 CK_INLINE void load_step(F32& r, const float* p, int64_t step) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  touch(p, 0xffff, step);
   r.v = _mm512_i32gather_ps(_mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(step))), p, 4);
 }
 CK_INLINE void split_pairs(F32& a, F32& b) {
@@ -207,15 +229,19 @@ template <class T> CK_INLINE void store(T* p, F32 v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(v.v, T()));
 }
 template <class T> CK_INLINE void load_n(F32& r, const T* p, int n) {
+  touch(p, first(n));
   r.v = widen(_mm256_maskz_loadu_epi16(first(n), p), T());
 }
 template <class T> CK_INLINE void store_n(T* p, F32 v, int n) {
+  touch(p, first(n));
   _mm256_mask_storeu_epi16(p, first(n), narrow(v.v, T()));
 }
 template <class T> CK_INLINE void load_m(F32& r, const T* p, F32::Lanes m) {
+  touch(p, m);
   r.v = widen(_mm256_maskz_loadu_epi16(m, p), T());
 }
 template <class T> CK_INLINE void store_m(T* p, F32 v, F32::Lanes m) {
+  touch(p, m);
   _mm256_mask_storeu_epi16(p, m, narrow(v.v, T()));
 }
 #elif defined(__AVX2__)
@@ -283,14 +309,30 @@ CK_INLINE __m128i narrow(__m256 v, BFloat16) {
   const __m256i r = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
   return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
 }
+CK_INLINE void touch(const float* p, __m256i mask) {
+  touch(p, static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(mask))));
+}
 CK_INLINE void load(F32& r, const float* p) { r.v = _mm256_loadu_ps(p); }
 CK_INLINE void store(float* p, F32 v) { _mm256_storeu_ps(p, v.v); }
-CK_INLINE void load_n(F32& r, const float* p, int n) { r.v = _mm256_maskload_ps(p, first(n)); }
-CK_INLINE void store_n(float* p, F32 v, int n) { _mm256_maskstore_ps(p, first(n), v.v); }
-CK_INLINE void load_m(F32& r, const float* p, F32::Lanes m) { r.v = _mm256_maskload_ps(p, m.mask); }
-CK_INLINE void store_m(float* p, F32 v, F32::Lanes m) { _mm256_maskstore_ps(p, m.mask, v.v); }
+CK_INLINE void load_n(F32& r, const float* p, int n) {
+  touch(p, first(n));
+  r.v = _mm256_maskload_ps(p, first(n));
+}
+CK_INLINE void store_n(float* p, F32 v, int n) {
+  touch(p, first(n));
+  _mm256_maskstore_ps(p, first(n), v.v);
+}
+CK_INLINE void load_m(F32& r, const float* p, F32::Lanes m) {
+  touch(p, m.mask);
+  r.v = _mm256_maskload_ps(p, m.mask);
+}
+CK_INLINE void store_m(float* p, F32 v, F32::Lanes m) {
+  touch(p, m.mask);
+  _mm256_maskstore_ps(p, m.mask, v.v);
+}
 CK_INLINE void load_step(F32& r, const float* p, int64_t step) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  touch(p, 0xff, step);
   r.v = _mm256_i32gather_ps(p, _mm256_mullo_epi32(lane, _mm256_set1_epi32(static_cast<int>(step))), 4);
 }
 CK_INLINE void split_pairs(F32& a, F32& b) {  // within 128-bit lanes, then the four 64-bit quarters in order
