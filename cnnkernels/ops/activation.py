@@ -56,6 +56,7 @@ ACTIVATION_BACKWARD = Op(
     fake=lambda grad, x, act: torch.empty_like(x),
     native=_native_backward,
     native_ops=("activation_backward",),
+    native_checks=True,
     triton=lambda: _triton().backward,
 )
 
@@ -90,6 +91,7 @@ ACTIVATION = Op(
     fake=lambda x, act: torch.empty_like(x),
     native=_native,
     native_ops=("activation",),
+    native_checks=True,
     triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,

@@ -76,6 +76,7 @@ CHANNEL_SHUFFLE: Op = Op(
     fake=lambda x, groups: _layout.empty_like(x),
     native=lambda ops, x, groups: ops.channel_shuffle(_layout.dense(x), groups, _layout.is_channels_last(x)),
     native_ops=("channel_shuffle",),
+    native_checks=True,
     triton=lambda: _triton().shuffle,
     save=_save_shuffle,
     backward=lambda ctx, grad: (CHANNEL_SHUFFLE(grad, ctx.inverse), None),
@@ -108,6 +109,8 @@ def _fake_concat(a: Tensor, b: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _native_concat(ops: Any, a: Tensor, b: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    if (a.shape[1] + b.shape[1]) % 2:  # the native op splits anywhere
+        raise ValueError("an even number of channels expected")
     channels_last = _layout.is_channels_last(a)
     return ops.concat_shuffle_split(_layout.dense(a), _layout.dense_as(b, a), _half(a, b)[1], groups, channels_last)
 
@@ -180,6 +183,7 @@ CONCAT_SHUFFLE_SPLIT = Op(
     fake=_fake_concat,
     native=_native_concat,
     native_ops=("concat_shuffle_split",),
+    native_checks=True,
     triton=lambda: _triton().concat_shuffle_split,
     save=_save_concat,
     backward=_backward_concat,

@@ -184,6 +184,7 @@ DWCONV_BN_ACT_TRAIN_BACKWARD = Op(
     fake=_fake_backward,
     native=_native_backward,
     native_ops=("dwconv_train_backward",),
+    native_checks=True,
     triton=lambda: _triton().backward,
     flops=lambda grad, x, weight, *_, out_shape=None, **__: 2 * _conv.flops(weight, grad),  # dx and dweight
 )
@@ -286,6 +287,7 @@ DWCONV_BN_ACT_TRAIN = Op(
     fake=_fake,
     native=_native,
     native_ops=("dwconv_train",),
+    native_checks=True,
     triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,

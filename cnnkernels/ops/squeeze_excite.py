@@ -158,6 +158,7 @@ SQUEEZE_EXCITE_BACKWARD = Op(
     fake=_fake_backward,
     native=_native_backward,
     native_ops=("squeeze_excite_backward",),
+    native_checks=True,
     triton=lambda: _triton().backward,
     # sums of x and dy * x, dy * gate + ds; two FCs again, and for each the gradients of its input and weight
     flops=lambda grad, x, w1, b1, w2, b2, act, gate, out_shape=None: (
@@ -209,6 +210,7 @@ SQUEEZE_EXCITE = Op(
     fake=lambda x, w1, b1, w2, b2, act, gate: _layout.empty_like(x),
     native=_native,
     native_ops=("squeeze_excite",),
+    native_checks=True,
     triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,

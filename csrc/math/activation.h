@@ -108,7 +108,7 @@ CK_HD V activate_grad([[maybe_unused]] V x, [[maybe_unused]] V slope) {
     // With D = n(n + 2) + 2: tanh(softplus) = n(n + 2) / D and its derivative is 4 n (n + 1) / D^2.
     const V xc = m_min(V(20.f), x), n = m_exp(xc);
     const V t = n * (n + V(2.f)), r = m_rcp(t + V(2.f));
-    return t * r + V(4.f) * xc * (n * r) * ((n + one) * r);
+    return t * r + V(4.f) * (xc * (n * r)) * ((n + one) * r);
   } else if constexpr (A == Act::sigmoid) {
     const V s = m_sigmoid(x);
     return s * (one - s);

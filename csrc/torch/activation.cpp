@@ -7,7 +7,7 @@ namespace ck::glue {
 namespace {
 
 cpu::ActivationArgs args(const Tensor& x, const Tensor* grad, Tensor& out, int64_t act, double slope) {
-  STD_TORCH_CHECK(!grad || (grad->numel() == x.numel() && grad->scalar_type() == x.scalar_type()),
+  STD_TORCH_CHECK(!grad || (same_sizes(*grad, x) && grad->scalar_type() == x.scalar_type()),
                   "activation_backward: grad must match x");
   return {dtype_of(x), ptr(x), grad ? ptr(*grad) : nullptr, mut(out), x.numel(), act_of(act), slope, {}};
 }

@@ -56,6 +56,10 @@ void check_epilogue(const Tensor& x, const DwConvShape& s, const std::optional<T
       "dwconv: residual must match the output");
 }
 
+void check_statistics(const DwConvShape& s, double eps) {
+  STD_TORCH_CHECK(s.N * s.P * s.Q > 1 && eps >= 0, "dwconv_train: two values per channel and eps >= 0 are needed");
+}
+
 [[maybe_unused]] Tensor dwconv_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> scale,
                                    std::optional<Tensor> shift, std::optional<Tensor> residual,
                                    std::vector<int64_t> window, int64_t act, double slope) {
@@ -74,7 +78,7 @@ using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
                                        int64_t act, double slope) {
   const DwConvShape s = shape_of(x, weight, window);
   check_epilogue(x, s, bn_weight, bn_bias, std::nullopt);
-  STD_TORCH_CHECK(s.N > 0, "dwconv_train: nothing to take statistics of");
+  check_statistics(s, eps);
   Tensor y = output(x, s), u = output(x, s), mean = empty(x, {s.C}, acc_type(x)), var = empty(x, {s.C}, acc_type(x));
   cpu::dwconv_train({dtype_of(x), ptr(x), ptr(weight), ptr(bn_weight), ptr(bn_bias), mut(y), mut(u), s, mut(mean),
                      mut(var), eps, act_of(act), slope, torch_pool()});
@@ -99,7 +103,7 @@ Four dwconv_train_cuda(const Tensor& x, const Tensor& weight, std::optional<Tens
                        double slope) {
   const DwConvShape s = shape_of(x, weight, window);
   check_epilogue(x, s, bn_weight, bn_bias, std::nullopt);
-  STD_TORCH_CHECK(s.N > 0, "dwconv_train: nothing to take statistics of");
+  check_statistics(s, eps);
   Tensor y = output(x, s), u = output(x, s), mean = empty(x, {s.C}, ScalarType::Float);
   Tensor var = empty(x, {s.C}, ScalarType::Float);
   const CudaCall call(x);

@@ -52,13 +52,15 @@ DwConvShape shape_of(const Tensor& grad, const Tensor& x, const Tensor& weight, 
   return s;
 }
 
-void check_batch_norm(const Tensor& x, const DwConvShape& s, const Tensor& u, const Tensor& mean, const Tensor& var,
-                      const std::optional<Tensor>& weight, const std::optional<Tensor>& bias) {
-  STD_TORCH_CHECK(u.numel() == s.N * s.C * s.P * s.Q && u.scalar_type() == x.scalar_type(),
+void check_batch_norm(const Tensor& grad, const Tensor& x, const DwConvShape& s, const Tensor& u, const Tensor& mean,
+                      const Tensor& var, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+                      double eps) {
+  STD_TORCH_CHECK(same_sizes(u, grad) && u.scalar_type() == x.scalar_type(),
                   "dwconv_train_backward: u must match grad");
-  const auto fits = [&](const Tensor& t) { return t.numel() == s.C && t.scalar_type() == acc_type(x); };
+  const auto fits = [&](const Tensor& t) { return t.dim() == 1 && t.size(0) == s.C && t.scalar_type() == acc_type(x); };
   STD_TORCH_CHECK(fits(mean) && fits(var) && (!weight || fits(*weight)) && (!bias || fits(*bias)),
                   "dwconv_train_backward: a parameter must match x's channels");
+  STD_TORCH_CHECK(eps >= 0, "dwconv_train_backward: eps must be at least 0");
 }
 
 Tensor input_like(const Tensor& x, const DwConvShape& s) {
@@ -79,7 +81,7 @@ Tensor vector_like(const Tensor& x, const DwConvShape& s) { return empty(x, {s.C
                                                 std::optional<Tensor> bn_weight, std::optional<Tensor> bn_bias,
                                                 double eps, IntList window, int64_t act, double slope) {
   const DwConvShape s = shape_of(grad, x, weight, window);
-  check_batch_norm(x, s, u, mean, var, bn_weight, bn_bias);
+  check_batch_norm(grad, x, s, u, mean, var, bn_weight, bn_bias, eps);
   Tensor dx = input_like(x, s), dw = weight_like(x, s), dbn_weight = vector_like(x, s), dbn_bias = vector_like(x, s);
   const cpu::BnActGrad bn{ptr(u),          ptr(mean),     ptr(var), ptr(bn_weight), ptr(bn_bias),
                           mut(dbn_weight), mut(dbn_bias), eps,      act_of(act),    slope};
@@ -108,7 +110,7 @@ Four dwconv_train_backward_cuda(const Tensor& grad, const Tensor& x, const Tenso
                                 const Tensor& mean, const Tensor& var, std::optional<Tensor> bn_weight,
                                 std::optional<Tensor> bn_bias, double eps, IntList window, int64_t act, double slope) {
   const DwConvShape s = shape_of(grad, x, weight, window);
-  check_batch_norm(x, s, u, mean, var, bn_weight, bn_bias);
+  check_batch_norm(grad, x, s, u, mean, var, bn_weight, bn_bias, eps);
   Tensor dx = input_like(x, s), dw = weight_like(x, s), dbn_weight = vector_like(x, s), dbn_bias = vector_like(x, s);
   const BnShape bn = bn_shape(dtype_of(x), s);
   Tensor du = empty(x, {s.N, s.C, s.P, s.Q}, x.scalar_type(), s.channels_last);

@@ -70,6 +70,13 @@ inline bool is_channels_last(const Tensor& t) {
          (t.size(0) == 1 || t.stride(0) == h * w * c);
 }
 
+inline bool same_sizes(const Tensor& a, const Tensor& b) {
+  if (a.dim() != b.dim()) return false;
+  for (int64_t i = 0; i < a.dim(); ++i)
+    if (a.size(i) != b.size(i)) return false;
+  return true;
+}
+
 // An uninitialised tensor like x with another shape and/or dtype; 4-d ones take the memory format asked for.
 inline Tensor empty(const Tensor& x, std::vector<int64_t> size, ScalarType dtype, bool channels_last = false) {
   return torch::stable::empty(size, dtype, std::nullopt, x.device(), std::nullopt,

@@ -11,9 +11,14 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 SqueezeExciteShape shape_of(const Tensor& x, const Tensor& w1, const MaybeTensor& b1, const Tensor& w2,
                             const MaybeTensor& b2, int64_t act, double slope, int64_t gate, bool channels_last) {
-  STD_TORCH_CHECK(x.dim() == 4 && w1.dim() >= 2, "squeeze_excite: x must be [N, C, H, W] and w1 [R, C]");
+  STD_TORCH_CHECK(x.dim() == 4 && (w1.dim() == 2 || w1.dim() == 4), "squeeze_excite: [N, C, H, W] and [R, C] expected");
   const int64_t C = x.size(1), R = w1.size(0);
-  STD_TORCH_CHECK(w1.numel() == R * C && w2.numel() == R * C && (!b1 || b1->numel() == R) && (!b2 || b2->numel() == C),
+  STD_TORCH_CHECK(C > 0 && R > 0 && x.size(2) > 0 && x.size(3) > 0, "squeeze_excite: nothing to squeeze");
+  const auto layer = [](const Tensor& w, int64_t rows, int64_t columns) {
+    return (w.dim() == 2 || w.dim() == 4) && w.size(0) == rows && w.size(1) == columns && w.numel() == rows * columns;
+  };
+  const auto vector = [](const MaybeTensor& b, int64_t n) { return !b || (b->dim() == 1 && b->size(0) == n); };
+  STD_TORCH_CHECK(layer(w1, R, C) && layer(w2, C, R) && vector(b1, R) && vector(b2, C),
                   "squeeze_excite: sizes of the layers do not match x");
   const auto type = x.scalar_type();
   STD_TORCH_CHECK(w1.scalar_type() == type && w2.scalar_type() == type && (!b1 || b1->scalar_type() == type) &&
@@ -49,7 +54,7 @@ Gradients new_gradients(const Tensor& x, const Tensor& w1, const Tensor& w2, boo
 [[maybe_unused]] Gradients squeeze_excite_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& w1,
                                                        const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2,
                                                        int64_t act, double slope, int64_t gate, bool channels_last) {
-  STD_TORCH_CHECK(grad.numel() == x.numel() && grad.scalar_type() == x.scalar_type(),
+  STD_TORCH_CHECK(same_sizes(grad, x) && grad.scalar_type() == x.scalar_type(),
                   "squeeze_excite_backward: grad must match x");
   Gradients out = new_gradients(x, w1, w2, channels_last);
   auto& [dx, dw1, db1, dw2, db2] = out;
@@ -75,7 +80,7 @@ Tensor squeeze_excite_cuda(const Tensor& x, const Tensor& w1, const MaybeTensor&
 Gradients squeeze_excite_backward_cuda(const Tensor& grad, const Tensor& x, const Tensor& w1, const MaybeTensor& b1,
                                        const Tensor& w2, const MaybeTensor& b2, int64_t act, double slope, int64_t gate,
                                        bool channels_last) {
-  STD_TORCH_CHECK(grad.numel() == x.numel() && grad.scalar_type() == x.scalar_type(),
+  STD_TORCH_CHECK(same_sizes(grad, x) && grad.scalar_type() == x.scalar_type(),
                   "squeeze_excite_backward: grad must match x");
   const CudaCall call(x);
   const auto shape = shape_of(x, w1, b1, w2, b2, act, slope, gate, channels_last);

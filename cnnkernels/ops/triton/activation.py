@@ -69,7 +69,7 @@ def activate_grad(x, slope, ACT: tl.constexpr):
         n = tl.exp(c)
         t = n * (n + 2.0)
         r = 1.0 / (t + 2.0)
-        g = t * r + 4.0 * c * (n * r) * ((n + 1.0) * r)
+        g = t * r + 4.0 * (c * (n * r)) * ((n + 1.0) * r)
     elif ACT == SIGMOID:
         s = _sigmoid(x)
         g = s * (1.0 - s)
