@@ -20,7 +20,8 @@ namespace ck::cpu::CK_ISA {
 namespace {
 
 constexpr int64_t kTaskWork = 64 * 1024;  // multiply-adds that make a task worth a thread
-constexpr int64_t kManyChannels = 16;     // from here on there are enough channels for a task each
+constexpr int64_t kKept = 64 << 20;
+constexpr int64_t kManyChannels = 16;  // from here on there are enough channels for a task each
 
 template <class A>
 struct Coefficients {  // what bn_grad_sums leaves, [C] each
@@ -143,16 +144,30 @@ bool input_dense(const DwConvBackwardArgs& a) {
   return true;
 }
 
+// n numbers: up to kKept bytes of memory stay with the thread, because fresh pages cost more than writing them; more than
+// that lives in `large`.
+template <class T>
+T* kept(int64_t n, std::unique_ptr<T[]>& large) {
+  static thread_local std::unique_ptr<T[]> memory;
+  static thread_local int64_t size = 0;
+  if (n * static_cast<int64_t>(sizeof(T)) > kKept) {
+    large.reset(new T[n]);
+    return large.get();
+  }
+  if (size < n) memory.reset(new T[n]), size = n;
+  return memory.get();
+}
+
 template <class T>
 void by_tensor(DwConvBackwardArgs a) {
   const DwConvShape& s = a.shape;
-  std::unique_ptr<T[]> du;
+  std::unique_ptr<T[]> large;
   if (a.bn) {
     const BnActGrad& bn = *a.bn;
-    du.reset(new T[s.N * s.C * s.P * s.Q]);
-    CK_ISA::bn_act_train_backward({bn_shape(a.dtype, s), a.grad, bn.u, bn.mean, bn.var, bn.weight, bn.bias, du.get(),
+    T* du = kept<T>(s.N * s.C * s.P * s.Q, large);
+    CK_ISA::bn_act_train_backward({bn_shape(a.dtype, s), a.grad, bn.u, bn.mean, bn.var, bn.weight, bn.bias, du,
                                    bn.dweight, bn.dbias, bn.eps, bn.act, bn.slope, a.pool});
-    a.grad = du.get(), a.bn = nullptr;
+    a.grad = du, a.bn = nullptr;
   }
   if (a.dx && input_dense<T>(a)) a.dx = nullptr;
   if (a.dx || a.dweight) dwconv_backward_steps(a);
