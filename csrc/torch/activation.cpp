@@ -13,7 +13,7 @@ cpu::ActivationArgs args(const Tensor& x, const Tensor* grad, Tensor& out, int64
 }
 
 [[maybe_unused]] Tensor activation_cpu(const Tensor& x, int64_t act, double slope) {
-  Tensor y = torch::stable::empty_like(x);
+  Tensor y = uninitialised_like(x);
   auto a = args(x, nullptr, y, act, slope);
   a.pool = torch_pool();
   cpu::activation_forward(a);
@@ -21,7 +21,7 @@ cpu::ActivationArgs args(const Tensor& x, const Tensor* grad, Tensor& out, int64
 }
 
 [[maybe_unused]] Tensor activation_backward_cpu(const Tensor& grad, const Tensor& x, int64_t act, double slope) {
-  Tensor dx = torch::stable::empty_like(x);
+  Tensor dx = uninitialised_like(x);
   auto a = args(x, &grad, dx, act, slope);
   a.pool = torch_pool();
   cpu::activation_backward(a);
@@ -30,7 +30,7 @@ cpu::ActivationArgs args(const Tensor& x, const Tensor* grad, Tensor& out, int64
 
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 Tensor activation_cuda(const Tensor& x, int64_t act, double slope) {
-  Tensor y = torch::stable::empty_like(x);
+  Tensor y = uninitialised_like(x);
   const CudaCall call(x);
   check_launch(cuda::activation_forward(dtype_of(x), ptr(x), mut(y), x.numel(), act_of(act), slope, call.stream),
                "activation");
@@ -38,7 +38,7 @@ Tensor activation_cuda(const Tensor& x, int64_t act, double slope) {
 }
 
 Tensor activation_backward_cuda(const Tensor& grad, const Tensor& x, int64_t act, double slope) {
-  Tensor dx = torch::stable::empty_like(x);
+  Tensor dx = uninitialised_like(x);
   const CudaCall call(x);
   check_launch(
       cuda::activation_backward(dtype_of(x), ptr(grad), ptr(x), mut(dx), x.numel(), act_of(act), slope, call.stream),

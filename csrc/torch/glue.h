@@ -18,9 +18,10 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
-#include <array>
 #include <tuple>
 #include <vector>
 
@@ -77,10 +78,36 @@ inline bool same_sizes(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// An uninitialised tensor like x with another shape and/or dtype; 4-d ones take the memory format asked for.
-inline Tensor empty(const Tensor& x, std::vector<int64_t> size, ScalarType dtype, bool channels_last = false) {
-  return torch::stable::empty(size, dtype, std::nullopt, x.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+// Uninitialised tensors on x's device.  The C shim, because torch::stable::empty goes through the boxed dispatcher.
+inline Tensor empty_strided(const Tensor& x, const std::vector<int64_t>& size, const std::vector<int64_t>& stride,
+                            ScalarType dtype) {
+  int32_t device_type = 0, device_index = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device_index));
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.data(), stride.data(),
+                                                  static_cast<int32_t>(dtype), device_type, device_index, &made));
+  return Tensor(made);
+}
+
+// Of another shape and/or dtype than x; 4-d ones may ask for channels_last.
+inline Tensor empty(const Tensor& x, const std::vector<int64_t>& size, ScalarType dtype, bool channels_last = false) {
+  const size_t dims = size.size();
+  std::vector<int64_t> stride(dims);
+  if (channels_last) {
+    stride[1] = 1, stride[3] = size[1], stride[2] = size[3] * stride[3], stride[0] = size[2] * stride[2];
+  } else {
+    int64_t step = 1;
+    for (size_t i = dims; i-- > 0; step *= std::max<int64_t>(size[i], 1)) stride[i] = step;
+  }
+  return empty_strided(x, size, stride, dtype);
+}
+
+// Like x, which is dense in some order of its dimensions.
+inline Tensor uninitialised_like(const Tensor& x) {
+  std::vector<int64_t> size(x.dim()), stride(x.dim());
+  for (int64_t i = 0; i < x.dim(); ++i) size[i] = x.size(i), stride[i] = x.stride(i);
+  return empty_strided(x, size, stride, x.scalar_type());
 }
 
 // The dtype of per-channel parameters, statistics and accumulators that go with x.

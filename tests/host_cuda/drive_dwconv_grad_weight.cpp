@@ -88,6 +88,11 @@ const Sizes kSizes[] = {
     {2, 0, 6, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},     // no channels
     {2, 4, 40, 75, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},   // many chunks
     {700, 2, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},   // steps over whole images
+    {2, 18, 21, 35, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},  // CPU planes of several vectors a row
+    {1, 20, 9, 19, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2},   //
+    {1, 17, 12, 39, 5, 5, 2, 2, 1, 1, 2, 2, 2, 2},  //
+    {1, 17, 11, 18, 7, 7, 1, 1, 1, 1, 3, 3, 3, 3},  //
+    {1, 16, 9, 12, 3, 3, 1, 1, 1, 1, 3, 3, 3, 3},   // padding above k - 1: dx not through the forward kernel
 };
 
 }  // namespace
