@@ -49,6 +49,14 @@ def _dispatcher_is_needed() -> bool:
     )
 
 
+def _all_on_cpu(args: tuple[Any, ...]) -> bool:
+    """One tensor elsewhere would make the dispatcher choose that device's kernel, which trusts that all are there."""
+    for a in args:
+        if isinstance(a, Tensor) and not a.is_cpu:
+            return False
+    return isinstance(args[0], Tensor)
+
+
 class Op:
     """One operator of the package.
 
@@ -162,7 +170,7 @@ class Op:
 
     def _run(self, *args: Any) -> Any:
         args = self._fill(args)
-        straight = isinstance(args[0], Tensor) and args[0].is_cpu and _backend.STATE.plain and self._cpu_is_ready()
+        straight = _backend.STATE.plain and self._cpu_is_ready() and _all_on_cpu(args)
         if straight and self.native_checks:
             try:
                 return self.native(_ext.native_ops, *args)  # type: ignore[misc]

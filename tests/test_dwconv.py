@@ -221,3 +221,22 @@ def test_flops(geometry):
     assert counted(lambda: y.sum().backward()) == 3 * convolution
     y = ops.dwconv_bn_act_train(x, weight, scale, shift, None, None, **where)
     assert counted(lambda: y.sum().backward()) == 2 * convolution
+
+
+def test_a_tensor_elsewhere_never_reaches_a_native_kernel(monkeypatch):
+    """The dispatcher would pick the other device's kernel, so the check has to come first, whichever argument it is."""
+    from cnnkernels._op import REGISTRY
+
+    op = REGISTRY["dwconv_bn_act_train_backward"]
+    x, w, c = torch.randn(1, 4, 5, 5), torch.randn(4, 1, 3, 3), torch.rand(4)
+    called = []
+    monkeypatch.setattr(op, "native", lambda *args: called.append(args))
+    rest = (None, None, 1e-5, (1, 1), None, (1, 1), "relu6")
+    op._run(x, x, w, x, c, c, *rest)
+    assert len(called) == 1
+    for other in range(1, 6):
+        args = [x, x, w, x, c, c]
+        args[other] = args[other].to("meta")
+        with pytest.raises(ValueError, match="device"):
+            op._run(*args, *rest)
+    assert len(called) == 1

@@ -126,8 +126,8 @@ bool by_plane(const DwConvBackwardArgs& a) {
   return with_tiled_kernel<T>(s, [&](auto k, auto stride) { ByPlane<T, k(), stride()>(a).run(); });
 }
 
-// dweight of a channels_last batch at stride 1: a task takes a block of channels through a run of strips of rows, and keeps their sums
-// in the L1 cache.  How strips make runs depends on the sizes only, so sums do not depend on the number of threads.
+// dweight of a channels_last batch at stride 1: a task takes a block of channels through a run of strips of rows, and keeps
+// their sums in the L1 cache.  How strips make runs depends on the sizes only, so sums do not depend on the threads.
 template <class T, int K>
 class WeightByBlock {
   using A = Acc<T>;

@@ -6,8 +6,8 @@
 //   CK_CPU_IMPL(m)  { m.impl("activation", TORCH_BOX(&activation_cpu)); }
 //   CK_CUDA_IMPL(m) { m.impl("activation", TORCH_BOX(&activation_cuda)); }
 //
-// Native ops are internal (torch.ops.cnnkernels_native.*): they take dense tensors whose shapes and dtypes
-// cnnkernels/ops/<op>.py has checked, and only assert what would otherwise read out of bounds.
+// Native ops are internal (torch.ops.cnnkernels_native.*): they take dense tensors of one device.  They assert what would
+// otherwise read out of bounds; for ops with native_checks (cnnkernels/_op.py) that is everything that Python's check rejects.
 //
 // With CK_HOST_CUDA (tests only) the same file registers the CUDA half alone, for CPU tensors, as
 // torch.ops.cnnkernels_hostcuda.*: the CUDA sources then run on the CPU, one fiber per CUDA thread.
