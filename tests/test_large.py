@@ -6,39 +6,17 @@ the far end.  There the result must be that of the op on the crop alone.
 
 from __future__ import annotations
 
-import pathlib
-
 import pytest
 import torch
 
 import cnnkernels
-from cnnkernels import _ext, _op, ops
+from cnnkernels import _op, ops
+
+from . import large
 
 N, C, H, W = 3, 8, 9500, 9500  # 2.17e9 elements; element 2^31 is in the last image in both layouts
 CROP = 20
-NEEDED_GIB = 11.5  # input and output of 4.04 GiB each, and what else runs
-
-
-def free_gib() -> float:
-    """Memory that can be had without swapping, in GiB, in this container if it has a limit; 0 if the system does not say."""
-    try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        group = pathlib.Path("/sys/fs/cgroup")
-        if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
-            used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            free = min(free, int(limit) - int(used["anon"]))
-        return free / 2**30
-    except (OSError, StopIteration, KeyError):
-        return 0.0
-
-
-pytestmark = [
-    pytest.mark.skipif(_ext.module is None, reason=str(_ext.error)),
-    pytest.mark.skipif(
-        free_gib() < NEEDED_GIB, reason=f"needs {NEEDED_GIB} GiB of free memory, {free_gib():.1f} are there"
-    ),
-]
+pytestmark = large.marks(6.5)  # an output of 4.04 GiB, and what else runs; the input's zeros take none
 
 
 def crops():
@@ -51,8 +29,7 @@ def crops():
 
 @pytest.fixture(scope="module", params=["nchw", "channels_last"])
 def big(request):
-    x = torch.zeros(N * C * H * W, dtype=torch.float16)
-    x = x.view(N, C, H, W) if request.param == "nchw" else x.view(N, H, W, C).permute(0, 3, 1, 2)
+    x = large.zeros((N, C, H, W), request.param)
     g = torch.Generator().manual_seed(0)
     for rows, columns in crops():
         x[-1, :, rows, columns] = torch.randn(C, CROP, CROP, generator=g).half()
