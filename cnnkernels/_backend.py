@@ -14,7 +14,7 @@ def _validated(name: str | None, source: str) -> str | None:
     if name is None or name in ("", "auto"):
         return None
     if name not in NAMES:
-        raise ValueError(f"{source}: backend must be auto, {', '.join(NAMES)}, got {name!r}")
+        raise ValueError(f"{source}: backend must be auto, {', '.join(NAMES[:-1])} or {NAMES[-1]}, got {name!r}")
     return name
 
 

@@ -49,7 +49,7 @@ def channel_vector(op: str, name: str, t: object, x: Tensor, channels: Any, axis
     tensor(op, name, t)
     assert isinstance(t, Tensor)
     if t.dim() != 1 or t.shape[0] != channels:
-        fail(op, f"{name} must be [{axis}] with {axis}={channels}", shape(t))
+        fail(op, f"{name} must be [{axis}] with {axis}={channels} (x is {shape(x)})", shape(t))
     like(op, name, t, x, dtypes=(torch.float32, x.dtype))
 
 

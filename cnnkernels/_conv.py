@@ -126,7 +126,7 @@ def check(
     if c == 0 or h == 0 or w == 0:
         _check.fail(op, "x must have at least one channel, row and column", _check.shape(x))
     if weight.dim() != 4 or weight.shape[0] != c or weight.shape[1] != 1 or 0 in weight.shape[2:]:
-        _check.fail(op, f"weight must be [C, 1, kH, kW] with C={c}", _check.shape(weight))
+        _check.fail(op, f"weight must be [C, 1, kH, kW] with C={c} (x is {_check.shape(x)})", _check.shape(weight))
     _check.like(op, "weight", weight, x)
     window = resolve(op, x, weight, stride, padding, dilation)
     elements = x.shape[0] * c * window.size[0] * window.size[1]

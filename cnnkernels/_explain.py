@@ -35,7 +35,7 @@ def environment() -> dict[str, str]:
     else:
         info = _ext.module.build_info()
         cuda = f"CUDA {info['cuda']} for {info['cuda_architectures']}" if info["cuda"] else "no CUDA"
-        facts["extension"] = f"built against torch {info['torch']} with {info['compiler']}, {cuda}"
+        facts["extension"] = f"built against torch {info['torch']} by compiler {info['compiler']}, {cuda}"
         facts["cpu instruction set"] = _ext.module.cpu_isa()
     if torch.cuda.is_available():
         facts["gpu"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))

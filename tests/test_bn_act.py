@@ -120,7 +120,7 @@ FAILURES = {
     "momentum True": ({"momentum": True}, TypeError, "momentum must be a float, got bool"),
     "weight": ({"weight": torch.ones(C + 1)}, ValueError, r"bn_weight must be \[C\] with C=5"),
     "bias": ({"bias": torch.ones(C, dtype=torch.int64)}, TypeError, "bn_bias must be"),
-    "mean": ({"mean": torch.ones(C - 1)}, ValueError, r"running_mean must be \[C\] with C=5, got \[4\]"),
+    "mean": ({"mean": torch.ones(C - 1)}, ValueError, r"running_mean must be \[C\] with C=5 \(x is .*\), got \[4\]"),
     "var": ({"var": torch.ones(C).half()}, TypeError, "running_var must be torch.float32"),
     "mean alone": ({"var": None}, ValueError, "must both be given or both be None"),
     "var alone": ({"mean": None}, ValueError, "must both be given or both be None"),

@@ -58,6 +58,15 @@ def test_shuffle_unit_refuses():
         ShuffleUnit(8, 8, 3)
     with pytest.raises(ValueError, match="equal to in_channels at stride 1"):
         ShuffleUnit(8, 12, 1)
+    with pytest.raises(ValueError, match="kernel_size must be odd where no padding is given, got 4"):
+        ShuffleUnit(8, 8, kernel_size=4)
+
+
+def test_inverted_residual_refuses():
+    with pytest.raises(ValueError, match="stride must be 1 or 2, got 3"):
+        InvertedResidual(8, 8, 3, 6)
+    with pytest.raises(ValueError, match=r"in_channels \* expand_ratio must be at least 1, got 8 \* 0"):
+        InvertedResidual(8, 8, 1, 0)
 
 
 def test_channel_shuffle():
@@ -65,3 +74,7 @@ def test_channel_shuffle():
     expected = x.view(2, 3, 4, 9, 9).transpose(1, 2).reshape(x.shape)
     assert torch.equal(ChannelShuffle(3)(x), expected)
     assert "groups=3" in repr(ChannelShuffle(3))
+    with pytest.raises(ValueError, match="groups must be at least 1, got 0"):
+        ChannelShuffle(0)
+    with pytest.raises(TypeError, match="groups must be an int, got '2'"):
+        ChannelShuffle("2")

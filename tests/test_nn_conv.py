@@ -80,6 +80,24 @@ def test_batch_norm_without_parameters_or_statistics(kind, bn, training):
 
 
 @kinds
+@pytest.mark.parametrize("training", [True, False])
+def test_empty_batch(kind, training):
+    module = unit(kind).train(training)
+    expected = unfused(module)
+    for a, b in zip(one_step(module, image(n=0)), one_step(expected, image(n=0)), strict=True):
+        close(a, b, 0)
+
+
+def test_image_without_a_batch():
+    """Conv2d takes [C, H, W], BatchNorm2d does not: what the children say, the module says."""
+    module, x = unit("depthwise").eval(), image()[0]
+    with torch.no_grad():
+        close(DWConvBNAct.from_modules(module.conv, act=module.act)(x), module.act(module.conv(x)), 0)
+        with pytest.raises(ValueError, match="expected 4D input"):
+            module(x)
+
+
+@kinds
 def test_half_precision_module(kind):
     module = unit(kind).eval()
     expected = unfused(module)
@@ -168,7 +186,11 @@ def test_from_modules_refuses():
         DWConvBNAct.from_modules(nn.Conv2d(C, C, 3), nn.BatchNorm2d(C))
     with pytest.raises(TypeError, match=r"conv must be a torch\.nn\.Conv2d, got Linear"):
         ConvBNAct.from_modules(nn.Linear(3, 3))
-    with pytest.raises(ValueError, match="padding must be given for an even kernel_size"):
+    with pytest.raises(TypeError, match=r"act must be a torch\.nn\.Module or None, got str"):
+        ConvBNAct.from_modules(nn.Conv2d(C, C, 3), nn.BatchNorm2d(C), "relu")
+    with pytest.raises(ValueError, match="bn must have the 12 channels that conv returns, got num_features=8"):
+        ConvBNAct.from_modules(nn.Conv2d(3, C, 3), nn.BatchNorm2d(8))
+    with pytest.raises(ValueError, match="kernel_size must be odd where no padding is given, got 2"):
         DWConvBNAct(C, kernel_size=2)
 
 

@@ -105,8 +105,11 @@ def run(
     """``act(bn(conv(x))) + residual``; owner keeps folded results under ``name``.  Any of the children may be None."""
     if type(bn) is nn.Identity and untouched(bn, nn.Identity):
         bn = None
-    if not ordinary_call(x) or not (
-        bn is None or (untouched(bn, nn.BatchNorm2d, nn.SyncBatchNorm) and _readable(None, bn))
+    # Three dimensions are an image without a batch to Conv2d and an error to BatchNorm2d: theirs to say.
+    if (
+        not ordinary_call(x)
+        or x.dim() != 4
+        or not (bn is None or (untouched(bn, nn.BatchNorm2d, nn.SyncBatchNorm) and _readable(None, bn)))
     ):
         return plain(x, conv, bn, act, residual)
     fused_act = activation_name(act) if act is None or untouched(act, type(act)) else None
@@ -227,7 +230,7 @@ def _train(x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None, dep
     else:
         momentum = 1.0 / (float(bn.num_batches_tracked) + 1.0) if counting else 0.0
     running = (bn.running_mean, bn.running_var) if update else (None, None)
-    if depthwise and conv.bias is None:
+    if depthwise and conv.bias is None and x.shape[0] > 0:
         y = ops.dwconv_bn_act_train(
             x,
             conv.weight,
@@ -243,6 +246,7 @@ def _train(x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None, dep
         )
     else:
         # A bias before batch statistics is subtracted again, but it belongs in the running mean: torch adds it.
+        # Of an empty batch dwconv_bn_act_train takes no statistics; BatchNorm2d passes one on, as bn_act_train does.
         x = x if conv is None else conv(x)
         y = ops.bn_act_train(x, bn.weight, bn.bias, *running, eps=bn.eps, momentum=momentum, act=act)
     if counting:

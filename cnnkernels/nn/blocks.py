@@ -54,6 +54,10 @@ class InvertedResidual(nn.Module):
         if stride not in (1, 2):
             raise ValueError(f"InvertedResidual: stride must be 1 or 2, got {stride}")
         hidden = round(in_channels * expand_ratio)
+        if hidden < 1:
+            raise ValueError(
+                f"InvertedResidual: in_channels * expand_ratio must be at least 1, got {in_channels} * {expand_ratio}"
+            )
         layers: list[nn.Module] = [] if expand_ratio == 1 else [conv_bn_act(in_channels, hidden, 1, act=act)]
         layers += [
             conv_bn_act(hidden, hidden, kernel_size, stride, groups=hidden, act=act),
@@ -77,6 +81,10 @@ class ChannelShuffle(nn.Module):
 
     def __init__(self, groups: int) -> None:
         super().__init__()
+        if not isinstance(groups, int) or isinstance(groups, bool):
+            raise TypeError(f"ChannelShuffle: groups must be an int, got {groups!r}")
+        if groups < 1:
+            raise ValueError(f"ChannelShuffle: groups must be at least 1, got {groups}")
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,10 +114,10 @@ class ShuffleUnit(nn.Module):
                 f"got in_channels={in_channels}, out_channels={out_channels}, stride={stride}"
             )
         self.stride = stride
-        half = out_channels // 2
+        half, padding = out_channels // 2, same_padding(kernel_size, 1)
 
         def depthwise(channels: int) -> list[nn.Module]:
-            conv = nn.Conv2d(channels, channels, kernel_size, stride, kernel_size // 2, groups=channels, bias=False)
+            conv = nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels, bias=False)
             return [conv, nn.BatchNorm2d(channels)]
 
         def pointwise(c_in: int) -> list[nn.Module]:

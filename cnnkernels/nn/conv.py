@@ -18,7 +18,7 @@ def same_padding(kernel_size: Any, dilation: Any) -> tuple[int, int]:
     """Padding that keeps the size at stride 1, for odd kernels."""
     kernel, step = nn.modules.utils._pair(kernel_size), nn.modules.utils._pair(dilation)
     if any(k % 2 == 0 for k in kernel):
-        raise ValueError(f"padding must be given for an even kernel_size, got kernel_size={kernel_size}")
+        raise ValueError(f"kernel_size must be odd where no padding is given, got {kernel_size}")
     return step[0] * (kernel[0] // 2), step[1] * (kernel[1] // 2)
 
 
@@ -98,6 +98,17 @@ class ConvBNAct(FoldsBatchNorm):
         """Around existing modules, which are shared, not copied.  None stands for ``nn.Identity()``."""
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"{cls.__name__}.from_modules: conv must be a torch.nn.Conv2d, got {type(conv).__name__}")
+        for name, child in (("bn", bn), ("act", act)):
+            if child is not None and not isinstance(child, nn.Module):
+                raise TypeError(
+                    f"{cls.__name__}.from_modules: {name} must be a torch.nn.Module or None, got {type(child).__name__}"
+                )
+        wide = isinstance(bn, (nn.BatchNorm2d, nn.SyncBatchNorm)) and bn.num_features  # 0: a lazy one, yet to be made
+        if wide and wide != conv.out_channels:
+            raise ValueError(
+                f"{cls.__name__}.from_modules: bn must have the {conv.out_channels} channels that conv returns, "
+                f"got num_features={wide}"
+            )
         new = cls.__new__(cls)
         FoldsBatchNorm.__init__(new)
         new.conv = conv
