@@ -6,6 +6,7 @@ or "# needs ..." anything else (a file, the network), and is skipped with that r
 
 from __future__ import annotations
 
+import inspect
 import json
 import pathlib
 import re
@@ -56,6 +57,20 @@ def test_every_public_op_has_a_section_with_an_example_that_runs():
     for name, title in named.items():
         examples = [source for source in BLOCK.findall(sections()[title]) if not source.startswith("# needs")]
         assert any(f"ops.{name}(" in source for source in examples), name
+
+
+def signature(name: str) -> str:
+    """``name(x, *, act="relu")``: as a page writes it."""
+    of = inspect.signature(getattr(ops, name))
+    bare = of.replace(
+        parameters=[p.replace(annotation=p.empty) for p in of.parameters.values()], return_annotation=of.empty
+    )
+    return f"{name}{bare}".replace("'", '"').replace("1e-05", "1e-5")
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_signature(name):
+    assert signature(name) in " ".join(OPS_PAGE.read_text().split())
 
 
 def anchors(page: pathlib.Path) -> set[str]:
