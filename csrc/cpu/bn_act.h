@@ -71,7 +71,7 @@ struct BnGradSumsArgs {
   double eps;
   Act act;
   double slope;
-  int64_t begin, end;  // channels; all of them for channels_last
+  int64_t begin, end;  // channels
   Pool pool;
 };
 

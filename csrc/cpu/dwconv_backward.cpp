@@ -3,8 +3,9 @@
 //   NCHW, 3 x 3, 5 x 5 and 7 x 7 without dilation: a task takes a channel of all images through everything.  Sums of the
 //     batch norm first, then plane by plane du, dx and dweight.  grad, u and x are read while the channel is in the cache
 //     (du never leaves it): per element 4 tensors move at stride 1, against 13 for the steps one by one.
-//   everything else: du as a tensor; dx at stride 1 is the forward kernel with the taps reversed; dweight of these kernels
-//     in channels_last at stride 1 has tiles of its own; what remains goes by stride phases (dwconv_backward_steps.cpp).
+//   channels_last, the same kernels: the same by blocks of channels (dwconv_backward_blocks.cpp).
+//   everything else: du as a tensor; dx at stride 1 is the forward kernel with the taps reversed; what remains goes by
+//     stride phases (dwconv_backward_steps.cpp).
 #include "dwconv_backward.h"
 
 #include <algorithm>
@@ -13,7 +14,9 @@
 
 #include "bn_act.h"
 #include "dwconv.h"
+#include "dwconv_backward_blocks.h"
 #include "dwconv_backward_steps.h"
+#include "dwconv_coefficients.h"
 #include "dwconv_grad_tiles.h"
 
 namespace ck::cpu::CK_ISA {
@@ -22,14 +25,6 @@ namespace {
 constexpr int64_t kTaskWork = 64 * 1024;  // multiply-adds that make a task worth a thread
 constexpr int64_t kKept = 64 << 20;
 constexpr int64_t kManyChannels = 16;  // from here on there are enough channels for a task each
-
-template <class A>
-struct Coefficients {  // what bn_grad_sums leaves, [C] each
-  std::vector<A> memory;
-  A *scale, *shift, *slant, *offset;
-  explicit Coefficients(int64_t C)
-      : memory(4 * C), scale(memory.data()), shift(scale + C), slant(shift + C), offset(slant + C) {}
-};
 
 template <class T, int K, int S>
 class ByPlane {
@@ -126,75 +121,6 @@ bool by_plane(const DwConvBackwardArgs& a) {
   return with_tiled_kernel<T>(s, [&](auto k, auto stride) { ByPlane<T, k(), stride()>(a).run(); });
 }
 
-// dweight of a channels_last batch at stride 1: a task takes a block of channels through a run of strips of rows, and keeps
-// their sums in the L1 cache.  How strips make runs depends on the sizes only, so sums do not depend on the threads.
-template <class T, int K>
-class WeightByBlock {
-  using A = Acc<T>;
-  static constexpr int N = V<T>::N, kTaps = K * K;
-  static constexpr int64_t kVectors = K == 3 ? 16 : K == 5 ? 8 : 4;  // a block: its sums are about 10 KiB
-  static constexpr int64_t kRows = 4;                                // a strip: enough for its loads of the sums
-  static constexpr int64_t kTasks = 16;
-
- public:
-  explicit WeightByBlock(const DwConvBackwardArgs& a)
-      : a_(a), s_(a.shape), plane_{s_.H, s_.W, s_.P, s_.Q, s_.top, s_.left} {}
-
-  void run() const {
-    const int64_t vectors = (s_.C + N - 1) / N, blocks = (vectors + kVectors - 1) / kVectors;
-    const int64_t block = (vectors + blocks - 1) / blocks, strips = (s_.P + kRows - 1) / kRows, units = s_.N * strips;
-    const int64_t runs = std::clamp<int64_t>(kTasks / blocks, 1, units), size = s_.C * kTaps;
-    std::vector<A> partial(runs > 1 ? runs * size : 0);
-    const int64_t work = units * kRows * s_.Q * block * N * kTaps / runs;
-    A* dweight = static_cast<A*>(a_.dweight);
-    parallel(a_.pool, blocks * runs, std::max<int64_t>(1, kTaskWork / work), [&](int64_t begin, int64_t end) {
-      std::vector<A> sums(block * kTaps * N);
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t run = task % runs, first = std::min(task / runs * block, vectors);
-        const int64_t last = std::min(first + block, vectors);
-        std::fill(sums.begin(), sums.end(), A(0));
-        for (int64_t unit = units * run / runs; unit < units * (run + 1) / runs; ++unit) {
-          const int64_t n = unit / strips, p0 = unit % strips * kRows;
-          for (int64_t v = first; v < last; ++v) {
-            const T* x = static_cast<const T*>(a_.x) + n * s_.H * s_.W * s_.C + channel(v);
-            const T* du = static_cast<const T*>(a_.grad) + n * s_.P * s_.Q * s_.C + channel(v);
-            weight_rows<T, K>(ImageOfVector<T>{x, du, s_.C, plane_}, p0, std::min(p0 + kRows, s_.P),
-                              sums.data() + (v - first) * kTaps * N);
-          }
-        }
-        A* to = runs > 1 ? partial.data() + run * size : dweight;
-        for (int64_t v = first; v < last; ++v)
-          for (int t = 0; t < kTaps; ++t)
-            for (int l = 0; l < N; ++l) to[(channel(v) + l) * kTaps + t] = sums[((v - first) * kTaps + t) * N + l];
-      }
-    });
-    if (runs == 1) return;
-    for (int64_t i = 0; i < size; ++i) {
-      A total = 0;
-      for (int64_t run = 0; run < runs; ++run) total += partial[run * size + i];
-      dweight[i] = total;
-    }
-  }
-
- private:
-  // The last vector ends with the last channel and may overlap its neighbour: those sums are taken twice, alike.
-  int64_t channel(int64_t v) const { return std::min(v * N, s_.C - N); }
-
-  const DwConvBackwardArgs& a_;
-  const DwConvShape& s_;
-  const Plane plane_;
-};
-
-// At stride 2 dweight shares its packed du with dx, in dwconv_backward_steps.cpp, which is quicker than this would be.
-template <class T>
-bool weight_by_block(const DwConvBackwardArgs& a) {
-  const DwConvShape& s = a.shape;
-  if (!s.channels_last || s.C < V<T>::N || s.sh != 1 || s.N * s.P * s.Q == 0) return false;
-  return with_tiled_kernel<T>(s, [&](auto k, auto stride) {
-    if constexpr (stride() == 1) WeightByBlock<T, k()>(a).run();
-  });
-}
-
 // dx at stride 1 through the forward kernel; false if that would need padding of less than nothing.
 template <class T>
 bool input_dense(const DwConvBackwardArgs& a) {
@@ -239,7 +165,6 @@ void by_tensor(DwConvBackwardArgs a) {
     a.grad = du, a.bn = nullptr;
   }
   if (a.dx && input_dense<T>(a)) a.dx = nullptr;
-  if (a.dweight && weight_by_block<T>(a)) a.dweight = nullptr;
   if (a.dx || a.dweight) dwconv_backward_steps(a);
 }
 
@@ -247,7 +172,7 @@ void by_tensor(DwConvBackwardArgs a) {
 
 void dwconv_backward(const DwConvBackwardArgs& a) {
   with_dtype(a.dtype, [&](auto t) {
-    if (!by_plane<decltype(t)>(a)) by_tensor<decltype(t)>(a);
+    if (!by_plane<decltype(t)>(a) && !dwconv_backward_blocks(a)) by_tensor<decltype(t)>(a);
   });
 }
 

@@ -14,12 +14,10 @@
 #include "dwconv_backward_steps.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "dwconv_backward_steps_loops.h"
+#include "scratch.h"
 #include "simd.h"
 
 namespace ck::cpu::CK_ISA {
@@ -30,21 +28,6 @@ constexpr int64_t kTaskWork = 64 * 1024;  // multiply-adds that make a task wort
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-template <class A>
-using Scratch = std::unique_ptr<A[], Free>;
-// n zeros, aligned to a cache line.
-template <class A>
-Scratch<A> zeros(int64_t n) {
-  const size_t bytes = static_cast<size_t>(round_up(std::max<int64_t>(n, 1) * static_cast<int64_t>(sizeof(A)), 64));
-  void* p = std::aligned_alloc(64, bytes);
-  if (!p) throw std::bad_alloc();
-  std::memset(p, 0, bytes);
-  return Scratch<A>(static_cast<A*>(p));
-}
 
 struct Axis {
   int64_t in, out, before;

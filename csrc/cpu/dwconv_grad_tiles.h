@@ -1,5 +1,5 @@
-// Gradients of a depthwise convolution with a K x K kernel at stride S without dilation.  As in dwconv_tiles.h, borders are
-// masks (NCHW) or tests (channels_last), and x lies where it is; an NCHW plane of du comes in the accumulate type.
+// Gradients of a depthwise convolution with a K x K kernel at stride S without dilation, NCHW.  As in dwconv_tiles.h, borders
+// are masks, and x lies where it is; a plane of du comes in the accumulate type.
 #pragma once
 #include "dwconv_tiles.h"
 
@@ -120,62 +120,6 @@ void weight_plane(const Plane& s, const Acc<T>* du, const T* x, Acc<T>* sums) {
   constexpr int kI = K - kFirst < kMost ? K - kFirst : kMost;
   weight_plane<T, K, S, kFirst, kI>(s, du, x, sums);
   if constexpr (kFirst + kI < K) weight_plane<T, K, S, kFirst + kI>(s, du, x, sums);
-}
-
-// ---- channels_last -------------------------------------------------------------------------------------------------------
-
-// One vector of channels of an image, and of du.
-template <class T>
-struct ImageOfVector {
-  const T *x, *du;
-  int64_t pixel;  // step of both
-  const Plane& s;
-};
-
-// acc[i][j] += sum over M neighbouring pixels of row p of du, from q on: M * K multiply-adds for M - 1 + K loads of x.
-template <class T, int K, int kFirst, int kI, int M>
-CK_INLINE void weight_tile(const ImageOfVector<T>& a, int64_t p, int64_t q, V<T> (&acc)[kI][K]) {
-  const int64_t column = q - a.s.left;
-  V<T> du[M];
-#pragma GCC unroll 4
-  for (int m = 0; m < M; ++m) du[m] = vload<T>(a.du + (p * a.s.Q + q + m) * a.pixel);
-#pragma GCC unroll 8
-  for (int i = 0; i < kI; ++i) {
-    const int64_t h = p - a.s.top + kFirst + i;
-    if (h < 0 || h >= a.s.H) continue;
-    const T* x = a.x + (h * a.s.W + column) * a.pixel;
-#pragma GCC unroll 16
-    for (int c = 0; c < M - 1 + K; ++c) {
-      if (static_cast<uint64_t>(column + c) >= static_cast<uint64_t>(a.s.W)) continue;
-      const V<T> v = vload<T>(x + c * a.pixel);
-#pragma GCC unroll 4
-      for (int m = 0; m < M; ++m)
-        if (c - m >= 0 && c - m < K) acc[i][c - m] = fma(v, du[m], acc[i][c - m]);
-    }
-  }
-}
-
-// sums as in weight_plane, over rows [p0, p1) of du.
-template <class T, int K, int kFirst = 0>
-void weight_rows(const ImageOfVector<T>& a, int64_t p0, int64_t p1, Acc<T>* sums) {
-  constexpr int N = V<T>::N, kMost = N == 16 ? (K == 7 ? 3 : K) : (K == 3 ? 3 : K == 5 ? 2 : 1);
-  constexpr int kI = K - kFirst < kMost ? K - kFirst : kMost;
-  V<T> acc[kI][K];
-#pragma GCC unroll 8
-  for (int i = 0; i < kI; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < K; ++j) acc[i][j] = vload<Acc<T>>(sums + ((kFirst + i) * K + j) * N);
-  for (int64_t p = p0; p < p1; ++p) {
-    int64_t q = 0;
-    for (; q + 4 <= a.s.Q; q += 4) weight_tile<T, K, kFirst, kI, 4>(a, p, q, acc);
-    if (a.s.Q - q >= 2) weight_tile<T, K, kFirst, kI, 2>(a, p, q, acc), q += 2;
-    if (q < a.s.Q) weight_tile<T, K, kFirst, kI, 1>(a, p, q, acc);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < kI; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < K; ++j) store(sums + ((kFirst + i) * K + j) * N, acc[i][j]);
-  if constexpr (kFirst + kI < K) weight_rows<T, K, kFirst + kI>(a, p0, p1, sums);
 }
 
 }  // namespace

@@ -108,6 +108,10 @@ const Sizes kSizes[] = {
     {1, 16, 10, 18, 7, 1, 3},  //
     {2, 18, 9, 9, 7, 2, 3},    // no tiles of its own
     {3, 5, 6, 8, 3, 1, 0},     // few channels
+    {1, 20, 5, 30, 3, 1, 0},   // columns between the borders
+    {1, 20, 4, 5, 3, 2, 4},    // rows and columns of padding alone
+    {2, 275, 5, 6, 3, 1, 1},   // blocks of channels, the last vector overlapping its neighbour
+    {1, 140, 7, 9, 5, 2, 2},   //
 };
 
 }  // namespace
