@@ -153,6 +153,7 @@ struct F32 {
 };
 CK_INLINE F32 operator+(F32 a, F32 b) { return _mm512_add_ps(a.v, b.v); }
 CK_INLINE F32 operator-(F32 a, F32 b) { return _mm512_sub_ps(a.v, b.v); }
+CK_INLINE F32 operator-(F32 a) { return -a.v; }
 CK_INLINE F32 operator*(F32 a, F32 b) { return _mm512_mul_ps(a.v, b.v); }
 CK_INLINE F32 operator/(F32 a, F32 b) { return _mm512_div_ps(a.v, b.v); }
 CK_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
@@ -163,12 +164,10 @@ CK_INLINE F32 m_where_lt(F32 a, F32 b, F32 y, F32 n) {
 }
 CK_INLINE uint32_t lanes_le(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ); }
 CK_INLINE float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
-CK_INLINE F32 round_nearest(F32 a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 CK_INLINE F32 times_two_to(F32 a, F32 n) { return _mm512_scalef_ps(a.v, n.v); }
-CK_INLINE F32 m_rcp(F32 a) {  // 14-bit estimate and one Newton step: 1 ulp; an infinite `a` needs no step
+CK_INLINE F32 m_rcp(F32 a) {  // 14-bit estimate and one Newton step: 1 ulp, for |a| from 2^-126 to 2^126
   const __m512 r = _mm512_rcp14_ps(a.v);
-  const __m512 e = _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1.f));
-  return _mm512_mask_fmadd_ps(r, _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(INFINITY), _CMP_NEQ_UQ), e, r);
+  return _mm512_fmadd_ps(_mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1.f)), r, r);
 }
 CK_INLINE __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1u); }
 CK_INLINE F32 keep_n(F32 a, int n) { return _mm512_maskz_mov_ps(first(n), a.v); }
@@ -283,7 +282,6 @@ CK_INLINE float sum(F32 a) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
-CK_INLINE F32 round_nearest(F32 a) { return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 CK_INLINE F32 times_two_to(F32 a, F32 n) {  // in two halves, so that 2^n itself need not be representable
   const __m256i i = _mm256_cvtps_epi32(n.v), h = _mm256_srai_epi32(i, 1), bias = _mm256_set1_epi32(127);
   const __m256 s0 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(h, bias), 23));
@@ -402,10 +400,6 @@ CK_INLINE uint32_t lanes_le(F32 a, F32 b) {
   return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8);
 }
 CK_INLINE float sum(F32 a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
-CK_INLINE F32 round_nearest(F32 a) {
-  const F32::vec magic = {12582912.f, 12582912.f, 12582912.f, 12582912.f};  // 1.5 * 2^23
-  return (a.v + magic) - magic;
-}
 CK_INLINE F32 times_two_to(F32 a, F32 n) {
   F32::ivec i = __builtin_convertvector(n.v, F32::ivec), h = i >> 1;
   const F32::ivec b0 = (h + 127) << 23, b1 = (i - h + 127) << 23;
@@ -457,20 +451,37 @@ template <class T> CK_INLINE void load_step(F32& r, const T* p, int64_t step) {
   load(r, t);
 }
 
-// e^x: x = n log 2 + r with |r| <= log(2) / 2, a degree-6 polynomial in r, scaled by 2^n.  Relative error below 2e-7.
-// Results outside the fp32 range become 0 and +inf; NaN stays NaN.
-CK_INLINE F32 m_exp(F32 x) {
-  x = m_max(F32(-104.f), m_min(F32(89.f), x));
-  const F32 n = round_nearest(x * F32(1.44269504088896341f));
-  F32 r = fma(n, F32(-0.693359375f), x);
-  r = fma(n, F32(2.12194440054690583e-4f), r);
-  F32 p = fma(F32(1.9875691500e-4f), r, F32(1.3981999507e-3f));
-  p = fma(p, r, F32(8.3334519073e-3f));
-  p = fma(p, r, F32(4.1665795894e-2f));
-  p = fma(p, r, F32(1.6666665459e-1f));
-  p = fma(p, r, F32(5.0000001201e-1f));
-  return times_two_to(fma(p, r * r, r + F32(1.f)), n);
+// e^x = 2^n e^r: n the integer nearest to x / log 2, |r| <= log(2) / 2.  Adding 1.5 * 2^23 rounds to an integer.
+struct Reduced {
+  F32 n, r;
+};
+CK_INLINE Reduced reduce(F32 x) {
+  const F32 magic(12582912.f), n = fma(x, F32(1.44269504088896341f), magic) - magic;
+#if defined(__FMA__)  // the float nearest to log 2 is within 2e-9 of it: near enough for every n
+  return {n, fma(n, F32(-0.693147180559945309f), x)};
+#else  // the product is rounded: subtract first what it is exact for
+  return {n, fma(n, F32(2.12194440054690583e-4f), fma(n, F32(-0.693359375f), x))};
+#endif
 }
+CK_INLINE F32 exp_reduced(const Reduced& a) {  // coefficients of the least relative error, 9.4e-8
+  F32 p = fma(F32(8.290257e-3f), a.r, F32(4.1899398e-2f));
+  p = fma(p, a.r, F32(0.16667646f));
+  p = fma(p, a.r, F32(0.4999914f));
+  p = fma(p, a.r, F32(0.9999997f));
+  return times_two_to(fma(p, a.r, F32(1.f)), a.n);
+}
+// e^x.  Results outside the fp32 range become 0 and +inf; NaN stays NaN.
+CK_INLINE F32 m_exp(F32 x) { return exp_reduced(reduce(m_max(F32(-104.f), m_min(F32(89.f), x)))); }
+
+#if defined(__AVX512F__)
+// 1 / (1 + e^-x), preferred to the template in activation.h: the mask that makes it 0 below -87.3, where 1 + e^-x would leave
+// the range of the estimate, costs one comparison and stands in for a clamp on that side.
+CK_INLINE F32 m_sigmoid(F32 x) {
+  const __m512 d = (F32(1.f) + exp_reduced(reduce(-m_min(F32(87.3f), x)))).v, r = _mm512_rcp14_ps(d);
+  const __mmask16 keep = _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.3f), _CMP_NLT_UQ);  // NaN too
+  return _mm512_maskz_fmadd_ps(keep, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.f)), r, r);
+}
+#endif
 
 // ---- which vector goes with an element type -------------------------------------------------------------------------
 template <class T> struct VecOf {
