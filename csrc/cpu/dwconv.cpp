@@ -28,6 +28,7 @@ constexpr int64_t kTaskWork = 128 * 1024;   // multiply-adds that make a task wo
 constexpr int64_t kStripWork = 64 * 1024;   // multiply-adds per strip of rows aimed at
 constexpr int64_t kBlockBytes = 14 * 1024;  // of packed weights: leaves the L1 cache to the rows of x
 constexpr int64_t kManyPlanes = 16;         // from here on, NCHW planes are not cut into strips
+constexpr int64_t kWaiting = 2048;          // sums of small NCHW planes activated together, while in the L1 cache
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -338,7 +339,10 @@ struct Conv {
     const int64_t strips = ceil_div(s.P, rows), work = rows * s.Q * taps;
     std::vector<Moments<A, 1>> moments(stats ? planes * strips : 0);
     parallel(a.pool, planes * strips, ceil_div(kTaskWork, work), [&](int64_t begin, int64_t end) {
+      const int64_t capacity = std::max(kWaiting, rows * s.Q);
       A* w = scratch<A>(0, taps);
+      A* line = std::is_same_v<T, A> ? nullptr : scratch<A>(1, capacity);
+      int64_t waiting = 0;  // the latest sums, neighbours in y, which activation, residual and rounding are still due
       for (int64_t task = begin; task < end; ++task) {
         const int64_t nc = task / strips, c = nc % s.C, p0 = task % strips * rows, p1 = std::min(s.P, p0 + rows);
         const int64_t at = (nc * s.P + p0) * s.Q, size = (p1 - p0) * s.Q;
@@ -346,10 +350,14 @@ struct Conv {
           const int some = std::min(N, taps - t);
           store_n(w + t, vload_n(weight() + c * taps + t, some) * VA(scale(c)), some);
         }
-        A* out = std::is_same_v<T, A> ? direct_y() + at : scratch<A>(1, size);
+        A* out = std::is_same_v<T, A> ? direct_y() + at : line + waiting;
         strip_nchw(x() + nc * s.H * s.W, p0, p1, w, shift(c), out);
         if (stats) moments[task] = moments_nchw(out, size);
-        if (!direct) finish(out, 0, 1, size, at, 0);
+        if (direct) continue;
+        waiting += size;
+        if (task + 1 < end && waiting + rows * s.Q <= capacity) continue;
+        finish(out + size - waiting, 0, 1, waiting, at + size - waiting, 0);
+        waiting = 0;
       }
     });
     if (!stats) return;
