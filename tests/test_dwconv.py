@@ -169,6 +169,29 @@ def test_autocast():
         assert leaf.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_small_planes_do_not_depend_on_their_neighbours(dtype, with_residual):
+    """The CPU kernel activates small NCHW planes together, 2048 sums at a time."""
+    x, weight, scale, shift = inputs((2, 45, 7, 7), (5, 5))
+    x, weight = x.to(dtype), weight.to(dtype)
+    residual = normal(*x.shape, seed=4).to(dtype) if with_residual else None
+
+    def run(some):
+        return ops.dwconv_bn_act(
+            x[:, some],
+            weight[some],
+            scale[some],
+            shift[some],
+            act="silu",
+            residual=residual[:, some] if with_residual else None,
+        )
+
+    with cnnkernels.use_backend("cpu"):
+        alone = torch.cat([run(slice(c, c + 1)) for c in range(45)], dim=1)
+        assert torch.equal(run(slice(None)), alone)
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled(dynamic):
     torch._dynamo.reset()

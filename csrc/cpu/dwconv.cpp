@@ -129,9 +129,11 @@ struct Conv {
             store(to + i + N, w);
           }
         for (; i + N <= width; i += N) store(to + i, add ? value(i) + vload(add + i) : value(i));
+        // Apart, so that the compiler fuses the residual into the last product here as above: the bits must not depend on
+        // where a run ends, because that depends on the number of threads.
         if (const int n = static_cast<int>(width - i)) {
-          const VA v = activate<act()>(vload_n(line + i, n), slope);
-          store_n(to + i, add ? v + vload_n(add + i, n) : v, n);
+          if (add) store_n(to + i, activate<act()>(vload_n(line + i, n), slope) + vload_n(add + i, n), n);
+          else store_n(to + i, activate<act()>(vload_n(line + i, n), slope), n);
         }
       }
     });
