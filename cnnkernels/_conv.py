@@ -24,14 +24,11 @@ class Window(NamedTuple):
     dilation: tuple[int, int]
     size: tuple[int, int]  # output rows and columns
 
-    @property
-    def native(self) -> tuple[int, ...]:
-        """As the native ops take it."""
-        return self.stride + self.padding + self.dilation
-
 
 def ints(op: str, name: str, value: Any) -> tuple[int, ...]:
     """An int or a sequence of ints as a tuple; TypeError for anything else, bool included."""
+    if type(value) is int:
+        return (value,)
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     for v in values:
         if isinstance(v, bool) or not isinstance(v, (int, torch.SymInt)):
@@ -91,6 +88,21 @@ def _resolve(
 
 
 _resolve_cached = lru_cache(maxsize=1024)(_resolve)
+
+
+@lru_cache(maxsize=1024)
+def _native(
+    weight_shape: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...] | None, dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    s, d = _pair("dwconv", "stride", stride), _pair("dwconv", "dilation", dilation)
+    return s + _padding("dwconv", padding, (weight_shape[2], weight_shape[3]), d) + d
+
+
+def native(
+    weight: Tensor, stride: Sequence[int], padding: Sequence[int] | None, dilation: Sequence[int]
+) -> tuple[int, ...]:
+    """Stride, padding and dilation in full, as the native ops take them."""
+    return _native(weight.shape, tuple(stride), None if padding is None else tuple(padding), tuple(dilation))
 
 
 def resolve(

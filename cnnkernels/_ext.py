@@ -27,6 +27,9 @@ except ImportError as e:
 native_ops = torch.ops.cnnkernels_native
 """The extension's ops; their kernels are chosen by device."""
 
+direct_ops = getattr(module, "direct", None) or native_ops
+"""The same ops for plain CPU tensors, past the dispatcher, where this PyTorch can hand tensors over that way."""
+
 
 def has_kernel(native: str, device_type: str, namespace: str = "cnnkernels_native") -> bool:
     """Whether there is a kernel of this native op for this device type ("cpu" or "cuda")."""

@@ -6,7 +6,8 @@ kernel, gradient, native (C++/CUDA) and Triton backends, autocast rule and FLOP 
 
 A call goes: check -> choose a backend -> run it.  ``torch.ops`` and the public functions share that path, so both raise
 the same errors before any kernel runs.  When nothing needs PyTorch's dispatcher (no gradient, autocast, tracing, mode
-or tensor subclass), calling the ``Op`` goes straight to the backend, which saves about 5 us (9 us with a gradient).
+or tensor subclass), calling the ``Op`` on CPU tensors goes straight to the kernel (csrc/torch/direct.h); what the kernel
+refuses takes the long way, which either explains the refusal or converts the arguments first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _FUNCTORCH_LEVEL = torch._C._functorch.peek_interpreter_stack
 _PROFILING = torch._C._autograd._profiler_enabled
 _AUTOCAST = torch._C._is_any_autocast_enabled
 _TRACING = torch._C._get_tracing_state
+_FORWARD_AD = torch.autograd.forward_ad
+_PARAMETER = torch.nn.Parameter
 
 
 class CudaTarget:
@@ -49,14 +52,6 @@ def _dispatcher_is_needed() -> bool:
     )
 
 
-def _all_on_cpu(args: tuple[Any, ...]) -> bool:
-    """One tensor elsewhere would make the dispatcher choose that device's kernel, which trusts that all are there."""
-    for a in args:
-        if isinstance(a, Tensor) and not a.is_cpu:
-            return False
-    return isinstance(args[0], Tensor)
-
-
 class Op:
     """One operator of the package.
 
@@ -73,9 +68,10 @@ class Op:
         ``native(ops, *args)``: runs ``ops.<native op>``; serves the ``cpu`` and the ``cuda`` backend alike.
     native_ops
         Names of the native ops it calls, to know whether the build has them.
-    native_checks
-        ``native`` on CPU tensors rejects whatever ``check`` rejects, so ``check`` is called only to explain a failure.
-        That is worth 3 to 5 us a call.
+    direct
+        ``direct(ops, *args)``: as ``native``, without converting anything: tensors are dense and parameters in the dtype
+        the kernels take.  The CPU kernel refuses whatever ``check`` refuses and whatever it cannot read, so plain calls on
+        CPU tensors try this first, without ``check``; that is worth 3 to 5 us a call.
     triton
         Returns the function ``f(*args)`` that launches the Triton kernels (it imports them, so only when used).
     backward, save
@@ -97,7 +93,7 @@ class Op:
         fake: Callable[..., Any],
         native: Callable[..., Any] | None = None,
         native_ops: Sequence[str] = (),
-        native_checks: bool = False,
+        direct: Callable[..., Any] | None = None,
         triton: Callable[[], Callable[..., Any]] | None = None,
         backward: Callable[..., Any] | None = None,
         save: Callable[..., None] | None = None,
@@ -112,7 +108,7 @@ class Op:
         self.reference = reference
         self.native = native
         self.native_ops = tuple(native_ops)
-        self.native_checks = native_checks
+        self.direct = direct
         self.triton = triton
         self.unsupported = unsupported
         self._available: dict[tuple[str, str], str | None] = {}
@@ -123,6 +119,7 @@ class Op:
         arguments = self.overload._schema.arguments
         self._defaults = tuple(a.default_value for a in arguments)
         self._names = tuple(a.name for a in arguments)
+        self._tensors = tuple(i for i, a in enumerate(arguments) if "Tensor" in str(a.type))
 
         LIBRARY.impl(name, self._run, "CompositeExplicitAutograd")
 
@@ -133,11 +130,13 @@ class Op:
 
         torch.library.register_fake(f"cnnkernels::{name}", checked_fake, lib=LIBRARY)
         self._eager: type[torch.autograd.Function] | None = None
+        self._eager_on_cpu: type[torch.autograd.Function] | None = None
         if differentiable:
             save = save if backward and save else _autograd.save_inputs
             backward = backward or _autograd.reference_backward(reference)
             torch.library.register_autograd(f"cnnkernels::{name}", backward, setup_context=save, lib=LIBRARY)
             self._eager = _autograd.eager_function(name, self._run, save, backward)
+            self._eager_on_cpu = _autograd.eager_function(name, self._run_on_cpu, save, backward)
         if autocast:
             for device_type in ("cpu", "cuda"):
                 key = f"Autocast{device_type.upper()}"
@@ -154,15 +153,21 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         if torch.compiler.is_compiling() or _dispatcher_is_needed():
             return self.overload(*args)
-        needs_grad = False
-        for a in args:
-            if isinstance(a, Tensor):
-                if type(a) is not Tensor and type(a) is not torch.nn.Parameter:
-                    return self.overload(*args)
+        args = self._fill(args)
+        needs_grad, on_cpu = False, True
+        for i in self._tensors:
+            a = args[i]
+            if type(a) is Tensor or type(a) is _PARAMETER:
                 needs_grad |= a.requires_grad
+                on_cpu &= a.is_cpu
+            elif isinstance(a, Tensor):
+                return self.overload(*args)
+        if _FORWARD_AD._current_level >= 0 and self._eager is not None:
+            return self._eager.apply(*args)  # raises for an input with a tangent, which the dispatcher would drop
+        straight = on_cpu and _backend.STATE.plain and self._cpu_is_ready()
         if needs_grad and self._eager is not None and torch.is_grad_enabled():
-            return self._eager.apply(*self._fill(args))
-        return self._run(*args)
+            return (self._eager_on_cpu if straight else self._eager).apply(*args)  # type: ignore[union-attr]
+        return self._run_on_cpu(*args) if straight else self._run(*args)
 
     def _fill(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The dispatcher leaves out trailing arguments that equal their default; put them back."""
@@ -170,17 +175,21 @@ class Op:
 
     def _run(self, *args: Any) -> Any:
         args = self._fill(args)
-        straight = _backend.STATE.plain and self._cpu_is_ready() and _all_on_cpu(args)
-        if straight and self.native_checks:
-            try:
-                return self.native(_ext.native_ops, *args)  # type: ignore[misc]
-            except Exception:
-                self.check(*args)
-                raise
         self.check(*args)
-        if straight:
-            return self.native(_ext.native_ops, *args)  # type: ignore[misc]
         return self._run_on(_backend.wanted() or self.default_backend(args[0].device.type), args)
+
+    def _run_on_cpu(self, *args: Any) -> Any:
+        """Plain CPU tensors, the default backend, nobody recording."""
+        if self.direct is not None:
+            try:
+                return self.direct(_ext.direct_ops, *args)
+            except (
+                Exception
+            ):  # refused: either check raises now, or native converts; what else failed fails again there
+                self.check(*args)
+        else:
+            self.check(*args)
+        return self.native(_ext.native_ops, *args)  # type: ignore[misc]
 
     def _cpu_is_ready(self) -> bool:
         if self._cpu_ready is None:

@@ -136,6 +136,29 @@ def test_forward(device, case, backend, dtype, layout, poison_empty):
     assert all(o.untyped_storage().data_ptr() not in owned for o in tensors(out) if o.numel())
 
 
+@pytest.mark.parametrize(
+    ("case", "dtype", "layout"),
+    [
+        pytest.param(*(c.values[i] for i in (1, 3, 4)), id=c.id)
+        for c in combinations()
+        if c.values[:3:2] == ("cpu", "cpu")
+    ],
+)
+def test_plain_call(case, dtype, layout, poison_empty):
+    """As users call it, unrecorded and past the dispatcher (csrc/torch/direct.h): the same bits as the long way."""
+    op, args = _op.REGISTRY[case.op], case.build(dtype, layout)
+    with cnnkernels.use_backend("cpu"):
+        want = tensors(op(*args)) + [g for g in _input_gradients(op, case, args, dtype) if g is not None]
+    got = tensors(op(*args)) + [g for g in _input_gradients(op, case, args, dtype) if g is not None]
+    for g, w in zip(got, want, strict=True):
+        assert (g.dtype, g.shape, g.stride()) == (w.dtype, w.shape, w.stride())
+        torch.testing.assert_close(g, w, rtol=0, atol=0, equal_nan=True)
+
+
+def _input_gradients(op, case: Case, args, dtype: torch.dtype):
+    return gradients(op, args, dtype)[1] if differentiable(case) else ()
+
+
 def differentiable(case: Case) -> bool:
     return TABLE[case.op].grad_tolerance is not None
 

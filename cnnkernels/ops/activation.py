@@ -34,12 +34,15 @@ def _reference_backward(grad: Tensor, x: Tensor, act: str) -> Tensor:
     return (grad * _activation.reference_grad(x, act)).to(x.dtype)
 
 
+def _direct_backward(ops: Any, grad: Tensor, x: Tensor, act: str) -> Tensor:
+    return ops.activation_backward(grad, x, *_activation.parse(act))
+
+
 def _native_backward(ops: Any, grad: Tensor, x: Tensor, act: str) -> Tensor:
-    code, slope = _activation.parse(act)
     x = _dense(x)
     if grad.stride() != x.stride():
         grad = torch.empty_like(x).copy_(grad)
-    return ops.activation_backward(grad, x, code, slope)
+    return _direct_backward(ops, grad, x, act)
 
 
 def _triton() -> Any:
@@ -55,8 +58,8 @@ ACTIVATION_BACKWARD = Op(
     reference=_reference_backward,
     fake=lambda grad, x, act: torch.empty_like(x),
     native=_native_backward,
+    direct=_direct_backward,
     native_ops=("activation_backward",),
-    native_checks=True,
     triton=lambda: _triton().backward,
 )
 
@@ -68,9 +71,8 @@ def _check_forward(x: Tensor, act: str) -> None:
     _activation.check("activation", act)
 
 
-def _native(ops: Any, x: Tensor, act: str) -> Tensor:
-    code, slope = _activation.parse(act)
-    return ops.activation(_dense(x), code, slope)
+def _direct(ops: Any, x: Tensor, act: str) -> Tensor:
+    return ops.activation(x, *_activation.parse(act))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -89,9 +91,9 @@ ACTIVATION = Op(
     check=_check_forward,
     reference=_activation.reference,
     fake=lambda x, act: torch.empty_like(x),
-    native=_native,
+    native=lambda ops, x, act: _direct(ops, _dense(x), act),
+    direct=_direct,
     native_ops=("activation",),
-    native_checks=True,
     triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,

@@ -48,13 +48,18 @@ def _fake_backward(grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, act: s
     return _layout.empty_like(x), scale.new_empty(scale.shape), shift.new_empty(shift.shape)
 
 
+def _direct_backward(
+    ops: Any, grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, act: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return ops.bn_act_backward(grad, x, scale, shift, *_activation.parse(act))
+
+
 def _native_backward(
     ops: Any, grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, act: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    code, slope = _activation.parse(act)
     x = _layout.dense(x)
-    dx, dscale, dshift = ops.bn_act_backward(
-        _layout.dense_as(grad, x), x, _batch_norm.vector(scale, x), _batch_norm.vector(shift, x), code, slope
+    dx, dscale, dshift = _direct_backward(
+        ops, _layout.dense_as(grad, x), x, _batch_norm.vector(scale, x), _batch_norm.vector(shift, x), act
     )
     return dx, dscale.to(scale.dtype), dshift.to(shift.dtype)
 
@@ -66,6 +71,7 @@ BN_ACT_BACKWARD = Op(
     reference=_reference_backward,
     fake=_fake_backward,
     native=_native_backward,
+    direct=_direct_backward,
     native_ops=("bn_act_backward",),
     triton=lambda: _triton().backward,
 )
@@ -90,11 +96,14 @@ def _reference(x: Tensor, scale: Tensor, shift: Tensor, act: str, residual: Tens
     return y.to(x.dtype).contiguous(memory_format=_layout.memory_format(x))
 
 
+def _direct(ops: Any, x: Tensor, scale: Tensor, shift: Tensor, act: str, residual: Tensor | None) -> Tensor:
+    return ops.bn_act(x, scale, shift, residual, *_activation.parse(act))
+
+
 def _native(ops: Any, x: Tensor, scale: Tensor, shift: Tensor, act: str, residual: Tensor | None) -> Tensor:
-    code, slope = _activation.parse(act)
     x = _layout.dense(x)
     r = None if residual is None else _layout.dense_as(residual, x)
-    return ops.bn_act(x, _batch_norm.vector(scale, x), _batch_norm.vector(shift, x), r, code, slope)
+    return _direct(ops, x, _batch_norm.vector(scale, x), _batch_norm.vector(shift, x), act, r)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -117,6 +126,7 @@ BN_ACT = Op(
     reference=_reference,
     fake=lambda x, scale, shift, act, residual: _layout.empty_like(x),
     native=_native,
+    direct=_direct,
     native_ops=("bn_act",),
     triton=lambda: _triton().forward,
     save=_save,

@@ -99,6 +99,20 @@ def _fake_backward(
     return _layout.empty_like(x), vector(), vector()
 
 
+def _direct_backward(
+    ops: Any,
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    eps: float,
+    act: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return ops.bn_act_train_backward(grad, x, mean, var, bn_weight, bn_bias, eps, *_activation.parse(act))
+
+
 def _native_backward(
     ops: Any,
     grad: Tensor,
@@ -110,10 +124,10 @@ def _native_backward(
     eps: float,
     act: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    code, slope = _activation.parse(act)
     x = _layout.dense(x)
-    vectors = (_batch_norm.vector_or_none(v, x) for v in (mean, var, bn_weight, bn_bias))
-    return ops.bn_act_train_backward(_layout.dense_as(grad, x), x, *vectors, eps, code, slope)
+    m, v = _batch_norm.vector(mean, x), _batch_norm.vector(var, x)
+    gamma, beta = _batch_norm.vector_or_none(bn_weight, x), _batch_norm.vector_or_none(bn_bias, x)
+    return _direct_backward(ops, _layout.dense_as(grad, x), x, m, v, gamma, beta, eps, act)
 
 
 BN_ACT_TRAIN_BACKWARD = Op(
@@ -124,6 +138,7 @@ BN_ACT_TRAIN_BACKWARD = Op(
     reference=_reference_backward,
     fake=_fake_backward,
     native=_native_backward,
+    direct=_direct_backward,
     native_ops=("bn_act_train_backward",),
     triton=lambda: _triton().train_backward,
 )
@@ -161,6 +176,18 @@ def _fake(
     return _layout.empty_like(x), vector(), vector()
 
 
+def _direct(
+    ops: Any,
+    x: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    eps: float,
+    act: str,
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return ops.bn_act_train(x, bn_weight, bn_bias, residual, eps, *_activation.parse(act))
+
+
 def _native(
     ops: Any,
     x: Tensor,
@@ -170,12 +197,10 @@ def _native(
     act: str,
     residual: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    code, slope = _activation.parse(act)
     x = _layout.dense(x)
     r = None if residual is None else _layout.dense_as(residual, x)
-    return ops.bn_act_train(
-        x, _batch_norm.vector_or_none(bn_weight, x), _batch_norm.vector_or_none(bn_bias, x), r, eps, code, slope
-    )
+    gamma, beta = _batch_norm.vector_or_none(bn_weight, x), _batch_norm.vector_or_none(bn_bias, x)
+    return _direct(ops, x, gamma, beta, eps, act, r)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -205,6 +230,7 @@ BN_ACT_TRAIN = Op(
     reference=_reference,
     fake=_fake,
     native=_native,
+    direct=_direct,
     native_ops=("bn_act_train",),
     triton=lambda: _triton().train_forward,
     save=_save,

@@ -74,9 +74,9 @@ CHANNEL_SHUFFLE: Op = Op(
     check=_check_shuffle,
     reference=lambda x, groups: _fresh(_shuffled(x, groups), x),
     fake=lambda x, groups: _layout.empty_like(x),
-    native=lambda ops, x, groups: ops.channel_shuffle(_layout.dense(x), groups, _layout.is_channels_last(x)),
+    native=lambda ops, x, groups: ops.channel_shuffle(_layout.dense(x), groups),
+    direct=lambda ops, x, groups: ops.channel_shuffle(x, groups),
     native_ops=("channel_shuffle",),
-    native_checks=True,
     triton=lambda: _triton().shuffle,
     save=_save_shuffle,
     backward=lambda ctx, grad: (CHANNEL_SHUFFLE(grad, ctx.inverse), None),
@@ -108,11 +108,15 @@ def _fake_concat(a: Tensor, b: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return _layout.empty_like(a, _half(a, b)), _layout.empty_like(a, _half(a, b))
 
 
-def _native_concat(ops: Any, a: Tensor, b: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    if (a.shape[1] + b.shape[1]) % 2:  # the native op splits anywhere
+def _direct_concat(ops: Any, a: Tensor, b: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    half, odd = divmod(a.shape[1] + b.shape[1], 2)
+    if odd:  # the native op splits anywhere
         raise ValueError("an even number of channels expected")
-    channels_last = _layout.is_channels_last(a)
-    return ops.concat_shuffle_split(_layout.dense(a), _layout.dense_as(b, a), _half(a, b)[1], groups, channels_last)
+    return ops.concat_shuffle_split(a, b, half, groups)
+
+
+def _native_concat(ops: Any, a: Tensor, b: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    return _direct_concat(ops, _layout.dense(a), _layout.dense_as(b, a), groups)
 
 
 def _check_concat_backward(dleft: Tensor, dright: Tensor, channels_a: int, groups: int) -> None:
@@ -149,9 +153,8 @@ def _fake_concat_backward(dleft: Tensor, dright: Tensor, channels_a: int, groups
 def _native_concat_backward(
     ops: Any, dleft: Tensor, dright: Tensor, channels_a: int, groups: int
 ) -> tuple[Tensor, Tensor]:
-    channels_last = _layout.is_channels_last(dleft)
     dleft, dright = _layout.dense(dleft), _layout.dense_as(dright, dleft)
-    return ops.concat_shuffle_split(dleft, dright, channels_a, _inverse(dleft, groups), channels_last)
+    return ops.concat_shuffle_split(dleft, dright, channels_a, _inverse(dleft, groups))
 
 
 CONCAT_SHUFFLE_SPLIT_BACKWARD = Op(
@@ -182,8 +185,8 @@ CONCAT_SHUFFLE_SPLIT = Op(
     reference=_reference_concat,
     fake=_fake_concat,
     native=_native_concat,
+    direct=_direct_concat,
     native_ops=("concat_shuffle_split",),
-    native_checks=True,
     triton=lambda: _triton().concat_shuffle_split,
     save=_save_concat,
     backward=_backward_concat,

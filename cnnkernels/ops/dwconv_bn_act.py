@@ -106,14 +106,14 @@ def _native_backward(
     dilation: Ints,
     act: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    window = _conv.resolve(BACKWARD_NAME, x, weight, stride, padding, dilation)
+    window = _conv.native(weight, stride, padding, dilation)
     code, slope = _activation.parse(act)
     acc = _check.acc_dtype(x)
     x, w = _layout.dense(x), weight.contiguous()
     a, b = scale.to(acc).contiguous(), shift.to(acc).contiguous()
-    u = ops.dwconv(x, w, None, None, None, window.native, _activation.CODES["identity"], 0.0)
+    u = ops.dwconv(x, w, None, None, None, window, _activation.CODES["identity"], 0.0)
     du, dscale, dshift = ops.bn_act_backward(_layout.dense_as(grad, x), u, a, b, code, slope)
-    dx, dweight = ops.dwconv_backward(du, x, w, window.native)
+    dx, dweight = ops.dwconv_backward(du, x, w, window)
     return dx, dweight.to(weight.dtype), dscale.to(scale.dtype), dshift.to(shift.dtype)
 
 
@@ -192,6 +192,23 @@ def _fake(
     return _layout.empty_like(x, _conv.output_shape(x, _conv.resolve(NAME, x, weight, stride, padding, dilation)))
 
 
+def _direct(
+    ops: Any,
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    stride: Ints,
+    padding: Ints | None,
+    dilation: Ints,
+    act: str,
+    residual: Tensor | None,
+) -> Tensor:
+    window = _conv.native(weight, stride, padding, dilation)
+    code, slope = _activation.parse(act)
+    return ops.dwconv(x, weight, scale, shift, residual, window, code, slope)
+
+
 def _native(
     ops: Any,
     x: Tensor,
@@ -204,12 +221,10 @@ def _native(
     act: str,
     residual: Tensor | None,
 ) -> Tensor:
-    window = _conv.resolve(NAME, x, weight, stride, padding, dilation)
-    code, slope = _activation.parse(act)
     if residual is not None:
         residual = _layout.dense_as(residual, x)
     a, b = _batch_norm.vector(scale, x), _batch_norm.vector(shift, x)
-    return ops.dwconv(_layout.dense(x), weight.contiguous(), a, b, residual, window.native, code, slope)
+    return _direct(ops, _layout.dense(x), weight.contiguous(), a, b, stride, padding, dilation, act, residual)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -234,7 +249,7 @@ DWCONV_BN_ACT = Op(
     fake=_fake,
     native=_native,
     native_ops=("dwconv",),
-    native_checks=True,
+    direct=_direct,
     triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,

@@ -29,14 +29,6 @@ def _triton() -> Any:
     return dwconv_bn_act_train
 
 
-def _check_parameters(op: str, x: Tensor, bn_weight: Tensor | None, bn_bias: Tensor | None, eps: float) -> None:
-    for name, t in (("bn_weight", bn_weight), ("bn_bias", bn_bias)):
-        if t is not None:
-            _check.channel_vector(op, name, t, x, x.shape[1])
-    if not eps >= 0:
-        _check.fail(op, "eps must be at least 0", eps)
-
-
 def _parameters(x: Tensor, bn_weight: Tensor | None, bn_bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """bn_weight and bn_bias in the accumulation dtype; 1 and 0 where the batch norm has none."""
     acc, c = _check.acc_dtype(x), x.shape[1]
@@ -81,7 +73,7 @@ def _check_backward(
         _check.like(BACKWARD_NAME, name, t, x)
     for name, t in (("mean", mean), ("var", var)):
         _check.channel_vector(BACKWARD_NAME, name, t, x, x.shape[1])
-    _check_parameters(BACKWARD_NAME, x, bn_weight, bn_bias, eps)
+    _batch_norm.check(BACKWARD_NAME, x, x.shape[1], bn_weight, bn_bias, eps)
     _activation.check(BACKWARD_NAME, act)
 
 
@@ -137,6 +129,30 @@ def _fake_backward(
     return _layout.empty_like(x), weight.new_empty(weight.shape), dgamma, dbeta
 
 
+def _direct_backward(
+    ops: Any,
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    u: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    eps: float,
+    stride: Ints,
+    padding: Ints | None,
+    dilation: Ints,
+    act: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    window = _conv.native(weight, stride, padding, dilation)
+    code, slope = _activation.parse(act)
+    dx, dweight, dgamma, dbeta = ops.dwconv_train_backward(
+        grad, x, weight, u, mean, var, bn_weight, bn_bias, eps, window, code, slope
+    )
+    return dx, dweight.to(weight.dtype), dgamma, dbeta
+
+
 def _native_backward(
     ops: Any,
     grad: Tensor,
@@ -153,23 +169,28 @@ def _native_backward(
     dilation: Ints,
     act: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    window = _conv.resolve(BACKWARD_NAME, x, weight, stride, padding, dilation)
-    code, slope = _activation.parse(act)
     x = _layout.dense(x)
-    dx, dweight, dgamma, dbeta = ops.dwconv_train_backward(
+    m, v = _batch_norm.vector(mean, x), _batch_norm.vector(var, x)
+    gamma, beta = _batch_norm.vector_or_none(bn_weight, x), _batch_norm.vector_or_none(bn_bias, x)
+    dx, dweight, dgamma, dbeta = _direct_backward(
+        ops,
         _layout.dense_as(grad, x),
         x,
         weight.contiguous(),
         _layout.dense_as(u, x),
-        *(_batch_norm.vector_or_none(t, x) for t in (mean, var, bn_weight, bn_bias)),
+        m,
+        v,
+        gamma,
+        beta,
         eps,
-        window.native,
-        code,
-        slope,
+        stride,
+        padding,
+        dilation,
+        act,
     )
     return (
         dx,
-        dweight.to(weight.dtype),
+        dweight,
         dgamma.to(mean.dtype if bn_weight is None else bn_weight.dtype),
         dbeta.to(mean.dtype if bn_bias is None else bn_bias.dtype),
     )
@@ -183,8 +204,8 @@ DWCONV_BN_ACT_TRAIN_BACKWARD = Op(
     reference=_reference_backward,
     fake=_fake_backward,
     native=_native_backward,
+    direct=_direct_backward,
     native_ops=("dwconv_train_backward",),
-    native_checks=True,
     triton=lambda: _triton().backward,
     flops=lambda grad, x, weight, *_, out_shape=None, **__: 2 * _conv.flops(weight, grad),  # dx and dweight
 )
@@ -204,7 +225,7 @@ def _check_forward(
     act: str,
 ) -> None:
     window = _conv.check(NAME, x, weight, stride, padding, dilation)
-    _check_parameters(NAME, x, bn_weight, bn_bias, eps)
+    _batch_norm.check(NAME, x, x.shape[1], bn_weight, bn_bias, eps)
     _activation.check(NAME, act)
     if x.shape[0] * window.size[0] * window.size[1] <= 1:
         shape = _conv.output_shape(x, window)
@@ -247,7 +268,7 @@ def _fake(
     return _layout.empty_like(x, shape), _layout.empty_like(x, shape), mean, torch.empty_like(mean)
 
 
-def _native(
+def _direct(
     ops: Any,
     x: Tensor,
     weight: Tensor,
@@ -259,10 +280,16 @@ def _native(
     dilation: Ints,
     act: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    window = _conv.resolve(NAME, x, weight, stride, padding, dilation)
+    window = _conv.native(weight, stride, padding, dilation)
     code, slope = _activation.parse(act)
+    return ops.dwconv_train(x, weight, bn_weight, bn_bias, eps, window, code, slope)
+
+
+def _native(
+    ops: Any, x: Tensor, weight: Tensor, bn_weight: Tensor | None, bn_bias: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     gamma, beta = _batch_norm.vector_or_none(bn_weight, x), _batch_norm.vector_or_none(bn_bias, x)
-    return ops.dwconv_train(_layout.dense(x), weight.contiguous(), gamma, beta, eps, window.native, code, slope)
+    return _direct(ops, _layout.dense(x), weight.contiguous(), gamma, beta, *rest)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
@@ -286,8 +313,8 @@ DWCONV_BN_ACT_TRAIN = Op(
     reference=_reference,
     fake=_fake,
     native=_native,
+    direct=_direct,
     native_ops=("dwconv_train",),
-    native_checks=True,
     triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,

@@ -126,8 +126,22 @@ def _fake_backward(
     )
 
 
-def _parameters(*ts: Tensor | None) -> tuple[Tensor | None, ...]:
+def _parameters(*ts: Tensor | None) -> Any:
     return tuple(t if t is None or t.is_contiguous() else t.contiguous() for t in ts)
+
+
+def _direct_backward(
+    ops: Any,
+    grad: Tensor,
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    act: str,
+    gate: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return ops.squeeze_excite_backward(grad, x, w1, b1, w2, b2, *_activation.parse(act), _activation.CODES[gate])
 
 
 def _native_backward(
@@ -141,12 +155,9 @@ def _native_backward(
     act: str,
     gate: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    code, slope = _activation.parse(act)
-    last = _layout.is_channels_last(x)
     grad, x = _layout.dense_as(grad, x), _layout.dense(x)
-    return ops.squeeze_excite_backward(
-        grad, x, *_parameters(w1, b1, w2, b2), code, slope, _activation.CODES[gate], last
-    )
+    w1, b1, w2, b2 = _parameters(w1, b1, w2, b2)
+    return _direct_backward(ops, grad, x, w1, b1, w2, b2, act, gate)
 
 
 SQUEEZE_EXCITE_BACKWARD = Op(
@@ -157,8 +168,8 @@ SQUEEZE_EXCITE_BACKWARD = Op(
     reference=_reference_backward,
     fake=_fake_backward,
     native=_native_backward,
+    direct=_direct_backward,
     native_ops=("squeeze_excite_backward",),
-    native_checks=True,
     triton=lambda: _triton().backward,
     # sums of x and dy * x, dy * gate + ds; two FCs again, and for each the gradients of its input and weight
     flops=lambda grad, x, w1, b1, w2, b2, act, gate, out_shape=None: (
@@ -181,14 +192,17 @@ def _reference(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor 
     return y.clone(memory_format=_layout.memory_format(x))  # canonical strides, also for one image
 
 
+def _direct(
+    ops: Any, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, act: str, gate: str
+) -> Tensor:
+    return ops.squeeze_excite(x, w1, b1, w2, b2, *_activation.parse(act), _activation.CODES[gate])
+
+
 def _native(
     ops: Any, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, act: str, gate: str
 ) -> Tensor:
-    code, slope = _activation.parse(act)
-    last = _layout.is_channels_last(x)
-    return ops.squeeze_excite(
-        _layout.dense(x), *_parameters(w1, b1, w2, b2), code, slope, _activation.CODES[gate], last
-    )
+    w1, b1, w2, b2 = _parameters(w1, b1, w2, b2)
+    return _direct(ops, _layout.dense(x), w1, b1, w2, b2, act, gate)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -209,8 +223,8 @@ SQUEEZE_EXCITE = Op(
     reference=_reference,
     fake=lambda x, w1, b1, w2, b2, act, gate: _layout.empty_like(x),
     native=_native,
+    direct=_direct,
     native_ops=("squeeze_excite",),
-    native_checks=True,
     triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,

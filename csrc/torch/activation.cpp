@@ -6,9 +6,22 @@
 namespace ck::glue {
 namespace {
 
+// x's elements are one block of memory, in whatever order of the dimensions.
+void check_no_gaps(const Tensor& x) {
+  if (x.is_contiguous() || is_channels_last(x)) return;
+  int64_t block = 1;
+  for (int64_t found = 0; found < x.dim(); ++found) {  // the dimension whose steps are as long as the block so far
+    int64_t d = 0;
+    while (d < x.dim() && (x.size(d) == 1 || x.stride(d) != block)) ++d;
+    if (d == x.dim()) break;
+    block *= x.size(d);
+  }
+  STD_TORCH_CHECK(block == x.numel(), "activation: x must have no gaps or overlaps");
+}
+
 cpu::ActivationArgs args(const Tensor& x, const Tensor* grad, Tensor& out, int64_t act, double slope) {
-  STD_TORCH_CHECK(!grad || (same_sizes(*grad, x) && grad->scalar_type() == x.scalar_type()),
-                  "activation_backward: grad must match x");
+  check_no_gaps(x);
+  if (grad) check_same(*grad, x);
   return {dtype_of(x), ptr(x), grad ? ptr(*grad) : nullptr, mut(out), x.numel(), act_of(act), slope, {}};
 }
 
@@ -54,8 +67,8 @@ CK_NATIVE_OPS(m) {
   m.def("activation_backward(Tensor grad, Tensor x, int act, float slope) -> Tensor");
 }
 CK_CPU_IMPL(m) {
-  m.impl("activation", TORCH_BOX(&activation_cpu));
-  m.impl("activation_backward", TORCH_BOX(&activation_backward_cpu));
+  cpu_kernel<&activation_cpu>(m, "activation");
+  cpu_kernel<&activation_backward_cpu>(m, "activation_backward");
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {

@@ -14,7 +14,7 @@ BnShape shape_of(const Tensor& x) {
   STD_TORCH_CHECK(x.dim() >= 2, "bn_act: x must be [N, C, ...]");
   int64_t spatial = 1;
   for (int64_t i = 2; i < x.dim(); ++i) spatial *= x.size(i);
-  return {dtype_of(x), x.size(0), x.size(1), spatial, is_channels_last(x) || spatial == 1};
+  return {dtype_of(x), x.size(0), x.size(1), spatial, dense_channels_last(x) || spatial == 1};
 }
 
 Tensor empty_as(const Tensor& x) {
@@ -25,23 +25,26 @@ Tensor empty_as(const Tensor& x) {
 
 Tensor per_channel(const Tensor& x) { return empty(x, {x.size(1)}, acc_type(x)); }
 
-void check_data(const Tensor& x, const Tensor& t) {
-  STD_TORCH_CHECK(t.numel() == x.numel() && t.scalar_type() == x.scalar_type(), "bn_act: grad, residual must match x");
+// Per-channel parameters: Tensor or optional<Tensor>.
+template <class... T>
+void check_channels(const Tensor& x, const T&... parameters) {
+  STD_TORCH_CHECK(x.dim() >= 2, "bn_act: x must be [N, C, ...]");
+  (check_vector(parameters, x, x.size(1)), ...);
 }
-void check_channels(const Tensor& x, const Tensor& t) {
-  STD_TORCH_CHECK(t.numel() == x.size(1) && t.scalar_type() == acc_type(x),
-                  "bn_act: a parameter must match x's channels");
+
+void check_residual(const Tensor& x, const optional<Tensor>& residual) {
+  if (residual) check_same(*residual, x);
 }
-void check_data(const Tensor& x, const optional<Tensor>& t) {
-  if (t) check_data(x, *t);
-}
-void check_channels(const Tensor& x, const optional<Tensor>& t) {
-  if (t) check_channels(x, *t);
+
+// An empty batch, or two values per channel and more.
+void check_statistics(const Tensor& x, double eps) {
+  check_eps(eps);
+  STD_TORCH_CHECK(x.size(1) == 0 || x.numel() != x.size(1), "bn_act_train: more than one value per channel is needed");
 }
 
 [[maybe_unused]] Tensor bn_act_cpu(const Tensor& x, const Tensor& scale, const Tensor& shift,
                                    const optional<Tensor>& residual, int64_t act, double slope) {
-  check_channels(x, scale), check_channels(x, shift), check_data(x, residual);
+  check_channels(x, scale, shift), check_residual(x, residual);
   Tensor y = empty_as(x);
   cpu::bn_act_forward(
       {shape_of(x), ptr(x), ptr(scale), ptr(shift), ptr(residual), mut(y), act_of(act), slope, torch_pool()});
@@ -50,7 +53,7 @@ void check_channels(const Tensor& x, const optional<Tensor>& t) {
 
 [[maybe_unused]] Three bn_act_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& scale,
                                            const Tensor& shift, int64_t act, double slope) {
-  check_data(x, grad), check_channels(x, scale), check_channels(x, shift);
+  check_same(grad, x), check_channels(x, scale, shift);
   Tensor dx = empty_as(x), dscale = per_channel(x), dshift = per_channel(x);
   cpu::bn_act_backward({shape_of(x), ptr(grad), ptr(x), ptr(scale), ptr(shift), mut(dx), mut(dscale), mut(dshift),
                         act_of(act), slope, torch_pool()});
@@ -65,7 +68,7 @@ void check_channels(const Tensor& x, const optional<Tensor>& t) {
 
 [[maybe_unused]] Three bn_act_train_cpu(const Tensor& x, const optional<Tensor>& weight, const optional<Tensor>& bias,
                                         const optional<Tensor>& residual, double eps, int64_t act, double slope) {
-  check_channels(x, weight), check_channels(x, bias), check_data(x, residual);
+  check_channels(x, weight, bias), check_residual(x, residual), check_statistics(x, eps);
   Tensor y = empty_as(x), mean = per_channel(x), var = per_channel(x);
   cpu::bn_act_train_forward({shape_of(x), ptr(x), ptr(weight), ptr(bias), ptr(residual), mut(y), mut(mean), mut(var),
                              eps, act_of(act), slope, torch_pool()});
@@ -75,8 +78,7 @@ void check_channels(const Tensor& x, const optional<Tensor>& t) {
 [[maybe_unused]] Three bn_act_train_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& mean,
                                                  const Tensor& var, const optional<Tensor>& weight,
                                                  const optional<Tensor>& bias, double eps, int64_t act, double slope) {
-  check_data(x, grad), check_channels(x, mean), check_channels(x, var), check_channels(x, weight),
-      check_channels(x, bias);
+  check_same(grad, x), check_channels(x, mean, var, weight, bias), check_eps(eps);
   Tensor dx = empty_as(x), dweight = per_channel(x), dbias = per_channel(x);
   cpu::bn_act_train_backward({shape_of(x), ptr(grad), ptr(x), ptr(mean), ptr(var), ptr(weight), ptr(bias), mut(dx),
                               mut(dweight), mut(dbias), eps, act_of(act), slope, torch_pool()});
@@ -88,7 +90,7 @@ Tensor workspace(const Tensor& x) { return empty(x, {cuda::bn_act_workspace(shap
 
 Tensor bn_act_cuda(const Tensor& x, const Tensor& scale, const Tensor& shift, const optional<Tensor>& residual,
                    int64_t act, double slope) {
-  check_channels(x, scale), check_channels(x, shift), check_data(x, residual);
+  check_channels(x, scale, shift), check_residual(x, residual);
   Tensor y = empty_as(x);
   const CudaCall call(x);
   check_launch(cuda::bn_act_forward(shape_of(x), ptr(x), ptr<float>(scale), ptr<float>(shift), ptr(residual), mut(y),
@@ -99,7 +101,7 @@ Tensor bn_act_cuda(const Tensor& x, const Tensor& scale, const Tensor& shift, co
 
 Three bn_act_backward_cuda(const Tensor& grad, const Tensor& x, const Tensor& scale, const Tensor& shift, int64_t act,
                            double slope) {
-  check_data(x, grad), check_channels(x, scale), check_channels(x, shift);
+  check_same(grad, x), check_channels(x, scale, shift);
   Tensor dx = empty_as(x), dscale = per_channel(x), dshift = per_channel(x), parts = workspace(x);
   const CudaCall call(x);
   check_launch(
@@ -120,7 +122,7 @@ Two channel_stats_cuda(const Tensor& x) {
 
 Three bn_act_train_cuda(const Tensor& x, const optional<Tensor>& weight, const optional<Tensor>& bias,
                         const optional<Tensor>& residual, double eps, int64_t act, double slope) {
-  check_channels(x, weight), check_channels(x, bias), check_data(x, residual);
+  check_channels(x, weight, bias), check_residual(x, residual), check_statistics(x, eps);
   Tensor y = empty_as(x), mean = per_channel(x), var = per_channel(x), parts = workspace(x);
   const CudaCall call(x);
   check_launch(cuda::bn_act_train_forward(shape_of(x), ptr(x), ptr<float>(weight), ptr<float>(bias), ptr(residual),
@@ -133,8 +135,7 @@ Three bn_act_train_cuda(const Tensor& x, const optional<Tensor>& weight, const o
 Three bn_act_train_backward_cuda(const Tensor& grad, const Tensor& x, const Tensor& mean, const Tensor& var,
                                  const optional<Tensor>& weight, const optional<Tensor>& bias, double eps, int64_t act,
                                  double slope) {
-  check_data(x, grad), check_channels(x, mean), check_channels(x, var), check_channels(x, weight),
-      check_channels(x, bias);
+  check_same(grad, x), check_channels(x, mean, var, weight, bias), check_eps(eps);
   Tensor dx = empty_as(x), dweight = per_channel(x), dbias = per_channel(x), parts = workspace(x);
   const CudaCall call(x);
   check_launch(cuda::bn_act_train_backward(shape_of(x), ptr(grad), ptr(x), ptr<float>(mean), ptr<float>(var),
@@ -162,11 +163,11 @@ CK_NATIVE_OPS(m) {
       " float slope) -> (Tensor, Tensor, Tensor)");
 }
 CK_CPU_IMPL(m) {
-  m.impl("bn_act", TORCH_BOX(&bn_act_cpu));
-  m.impl("bn_act_backward", TORCH_BOX(&bn_act_backward_cpu));
-  m.impl("channel_stats", TORCH_BOX(&channel_stats_cpu));
-  m.impl("bn_act_train", TORCH_BOX(&bn_act_train_cpu));
-  m.impl("bn_act_train_backward", TORCH_BOX(&bn_act_train_backward_cpu));
+  cpu_kernel<&bn_act_cpu>(m, "bn_act");
+  cpu_kernel<&bn_act_backward_cpu>(m, "bn_act_backward");
+  cpu_kernel<&channel_stats_cpu>(m, "channel_stats");
+  cpu_kernel<&bn_act_train_cpu>(m, "bn_act_train");
+  cpu_kernel<&bn_act_train_backward_cpu>(m, "bn_act_train_backward");
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {

@@ -37,35 +37,25 @@ DwConvShape shape_of(const Tensor& x, const Tensor& weight, const std::vector<in
           static_cast<int>(dilation[1]),
           static_cast<int>(padding[2]),
           static_cast<int>(padding[0]),
-          is_channels_last(x)};
+          dense_channels_last(x)};
 }
 
 Tensor output(const Tensor& x, const DwConvShape& s) {
   return empty(x, {s.N, s.C, s.P, s.Q}, x.scalar_type(), s.channels_last);
 }
 
-void check_epilogue(const Tensor& x, const DwConvShape& s, const std::optional<Tensor>& scale,
-                    const std::optional<Tensor>& shift, const std::optional<Tensor>& residual) {
-  for (const auto* t : {&scale, &shift})
-    STD_TORCH_CHECK(!*t || ((*t)->dim() == 1 && (*t)->size(0) == s.C && (*t)->scalar_type() == acc_type(x) &&
-                            (*t)->is_contiguous()),
-                    "dwconv: scale and shift must be [C] in the accumulation dtype");
-  STD_TORCH_CHECK(
-      !residual || (residual->dim() == 4 && residual->size(0) == s.N && residual->size(1) == s.C &&
-                    residual->size(2) == s.P && residual->size(3) == s.Q && residual->scalar_type() == x.scalar_type()),
-      "dwconv: residual must match the output");
-}
-
 void check_statistics(const DwConvShape& s, double eps) {
-  STD_TORCH_CHECK(s.N * s.P * s.Q > 1 && eps >= 0, "dwconv_train: two values per channel and eps >= 0 are needed");
+  check_eps(eps);
+  STD_TORCH_CHECK(s.N * s.P * s.Q > 1, "dwconv_train: two values per channel are needed");
 }
 
 [[maybe_unused]] Tensor dwconv_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> scale,
                                    std::optional<Tensor> shift, std::optional<Tensor> residual,
                                    std::vector<int64_t> window, int64_t act, double slope) {
   const DwConvShape s = shape_of(x, weight, window);
-  check_epilogue(x, s, scale, shift, residual);
+  check_vector(scale, x, s.C), check_vector(shift, x, s.C);
   Tensor y = output(x, s);
+  if (residual) check_same(*residual, y);
   cpu::dwconv({dtype_of(x), ptr(x), ptr(weight), ptr(scale), ptr(shift), ptr(residual), mut(y), s, act_of(act), slope,
                nullptr, nullptr, torch_pool()});
   return y;
@@ -77,7 +67,7 @@ using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
                                        std::optional<Tensor> bn_bias, double eps, std::vector<int64_t> window,
                                        int64_t act, double slope) {
   const DwConvShape s = shape_of(x, weight, window);
-  check_epilogue(x, s, bn_weight, bn_bias, std::nullopt);
+  check_vector(bn_weight, x, s.C), check_vector(bn_bias, x, s.C);
   check_statistics(s, eps);
   Tensor y = output(x, s), u = output(x, s), mean = empty(x, {s.C}, acc_type(x)), var = empty(x, {s.C}, acc_type(x));
   cpu::dwconv_train({dtype_of(x), ptr(x), ptr(weight), ptr(bn_weight), ptr(bn_bias), mut(y), mut(u), s, mut(mean),
@@ -89,8 +79,9 @@ using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 Tensor dwconv_cuda(const Tensor& x, const Tensor& weight, std::optional<Tensor> scale, std::optional<Tensor> shift,
                    std::optional<Tensor> residual, std::vector<int64_t> window, int64_t act, double slope) {
   const DwConvShape s = shape_of(x, weight, window);
-  check_epilogue(x, s, scale, shift, residual);
+  check_vector(scale, x, s.C), check_vector(shift, x, s.C);
   Tensor y = output(x, s);
+  if (residual) check_same(*residual, y);
   const CudaCall call(x);
   const cuda::DwConvArgs a{dtype_of(x),   ptr(x), ptr(weight), ptr<float>(scale), ptr<float>(shift),
                            ptr(residual), mut(y), s,           act_of(act),       static_cast<float>(slope)};
@@ -102,7 +93,7 @@ Four dwconv_train_cuda(const Tensor& x, const Tensor& weight, std::optional<Tens
                        std::optional<Tensor> bn_bias, double eps, std::vector<int64_t> window, int64_t act,
                        double slope) {
   const DwConvShape s = shape_of(x, weight, window);
-  check_epilogue(x, s, bn_weight, bn_bias, std::nullopt);
+  check_vector(bn_weight, x, s.C), check_vector(bn_bias, x, s.C);
   check_statistics(s, eps);
   Tensor y = output(x, s), u = output(x, s), mean = empty(x, {s.C}, ScalarType::Float);
   Tensor var = empty(x, {s.C}, ScalarType::Float);
@@ -131,8 +122,8 @@ CK_NATIVE_OPS(m) {
       "slope) -> (Tensor y, Tensor u, Tensor mean, Tensor var)");
 }
 CK_CPU_IMPL(m) {
-  m.impl("dwconv", TORCH_BOX(&dwconv_cpu));
-  m.impl("dwconv_train", TORCH_BOX(&dwconv_train_cpu));
+  cpu_kernel<&dwconv_cpu>(m, "dwconv");
+  cpu_kernel<&dwconv_train_cpu>(m, "dwconv_train");
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {

@@ -48,19 +48,17 @@ DwConvShape shape_of(const Tensor& grad, const Tensor& x, const Tensor& weight, 
   const bool free = s.channels_last ? x.is_contiguous() : grad.is_contiguous();
   STD_TORCH_CHECK(is_channels_last(x) == s.channels_last || (free && (s.C == 1 || s.H * s.W == 1 || s.P * s.Q == 1)),
                   "dwconv_backward: grad and x must have one layout");
-  s.channels_last |= is_channels_last(x);
+  s.channels_last |= dense_channels_last(x);
+  STD_TORCH_CHECK(s.channels_last || grad.is_contiguous(), "dwconv_backward: a dense gradient expected");
   return s;
 }
 
 void check_batch_norm(const Tensor& grad, const Tensor& x, const DwConvShape& s, const Tensor& u, const Tensor& mean,
                       const Tensor& var, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
                       double eps) {
-  STD_TORCH_CHECK(same_sizes(u, grad) && u.scalar_type() == x.scalar_type(),
-                  "dwconv_train_backward: u must match grad");
-  const auto fits = [&](const Tensor& t) { return t.dim() == 1 && t.size(0) == s.C && t.scalar_type() == acc_type(x); };
-  STD_TORCH_CHECK(fits(mean) && fits(var) && (!weight || fits(*weight)) && (!bias || fits(*bias)),
-                  "dwconv_train_backward: a parameter must match x's channels");
-  STD_TORCH_CHECK(eps >= 0, "dwconv_train_backward: eps must be at least 0");
+  check_same(u, grad);
+  check_vector(mean, x, s.C), check_vector(var, x, s.C), check_vector(weight, x, s.C), check_vector(bias, x, s.C);
+  check_eps(eps);
 }
 
 Tensor input_like(const Tensor& x, const DwConvShape& s) {
@@ -136,8 +134,8 @@ CK_NATIVE_OPS(m) {
       "Tensor? bn_bias, float eps, int[] window, int act, float slope) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 CK_CPU_IMPL(m) {
-  m.impl("dwconv_backward", TORCH_BOX(&dwconv_backward_cpu));
-  m.impl("dwconv_train_backward", TORCH_BOX(&dwconv_train_backward_cpu));
+  cpu_kernel<&dwconv_backward_cpu>(m, "dwconv_backward");
+  cpu_kernel<&dwconv_train_backward_cpu>(m, "dwconv_train_backward");
 }
 
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)

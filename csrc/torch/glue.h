@@ -3,11 +3,11 @@
 // An op file csrc/torch/<op>.cpp defines one native op on two devices:
 //
 //   CK_NATIVE_OPS(m) { m.def("activation(Tensor x, int act, float slope) -> Tensor"); }
-//   CK_CPU_IMPL(m)  { m.impl("activation", TORCH_BOX(&activation_cpu)); }
+//   CK_CPU_IMPL(m)  { cpu_kernel<&activation_cpu>(m, "activation"); }
 //   CK_CUDA_IMPL(m) { m.impl("activation", TORCH_BOX(&activation_cuda)); }
 //
 // Native ops are internal (torch.ops.cnnkernels_native.*): they take dense tensors of one device.  They assert what would
-// otherwise read out of bounds; for ops with native_checks (cnnkernels/_op.py) that is everything that Python's check rejects.
+// otherwise read out of bounds; for ops with `direct` (cnnkernels/_op.py) that is all that Python's check rejects, and layouts the kernels do not read.
 //
 // With CK_HOST_CUDA (tests only) the same file registers the CUDA half alone, for CPU tensors, as
 // torch.ops.cnnkernels_hostcuda.*: the CUDA sources then run on the CPU, one fiber per CUDA thread.
@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <tuple>
@@ -28,6 +29,9 @@
 #include "../cpu/parallel.h"
 #include "../math/activation.h"
 #include "../math/dtype.h"
+#ifndef CK_HOST_CUDA
+#include "direct.h"
+#endif
 
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 #include <cuda_runtime_api.h>
@@ -63,19 +67,48 @@ inline Dtype dtype_of(const Tensor& t) {
   }
 }
 
-// True if t is [N, C, H, W] stored as N, H, W, C and not (also) as N, C, H, W.  The stride of a size of 1 means nothing.
-inline bool is_channels_last(const Tensor& t) {
-  if (t.dim() != 4 || t.is_contiguous()) return false;
+// The dtype of per-channel parameters, statistics and accumulators that go with x.
+inline ScalarType acc_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// [N, C, H, W] stored as N, H, W, C; the stride of a size of 1 means nothing.  "Channels last" is what is not NCHW also.
+inline bool is_dense_nhwc(const Tensor& t) {
   const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
   return (c == 1 || t.stride(1) == 1) && (w == 1 || t.stride(3) == c) && (h == 1 || t.stride(2) == w * c) &&
          (t.size(0) == 1 || t.stride(0) == h * w * c);
 }
+inline bool is_channels_last(const Tensor& t) { return t.dim() == 4 && !t.is_contiguous() && is_dense_nhwc(t); }
 
-inline bool same_sizes(const Tensor& a, const Tensor& b) {
-  if (a.dim() != b.dim()) return false;
-  for (int64_t i = 0; i < a.dim(); ++i)
-    if (a.size(i) != b.size(i)) return false;
-  return true;
+// The layout of x, which must be dense in one of the two: Python's ops copy anything else first (_layout.dense).
+inline bool dense_channels_last(const Tensor& x) {
+  const bool last = is_channels_last(x);
+  STD_TORCH_CHECK(last || x.is_contiguous(), "cnnkernels_native: a dense NCHW or channels_last tensor expected");
+  return last;
+}
+
+// [N, C, H, W] that is dense in the given layout.
+inline void check_layout(const Tensor& t, bool channels_last) {
+  STD_TORCH_CHECK(t.numel() == 0 || (channels_last ? is_dense_nhwc(t) : t.is_contiguous()),
+                  "cnnkernels_native: two tensors of one layout expected");
+}
+
+// t has x's sizes, dtype and strides, as far as these mean anything.
+inline void check_same(const Tensor& t, const Tensor& x) {
+  bool same = t.dim() == x.dim() && t.scalar_type() == x.scalar_type();
+  const bool empty = x.numel() == 0;
+  for (int64_t i = 0; same && i < x.dim(); ++i)
+    same = t.size(i) == x.size(i) && (t.size(i) == 1 || empty || t.stride(i) == x.stride(i));
+  STD_TORCH_CHECK(same, "cnnkernels_native: two tensors of one shape, dtype and layout expected");
+}
+
+// A per-channel parameter in x's accumulation dtype.
+inline void check_vector(const Tensor& t, const Tensor& x, int64_t channels) {
+  STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == channels && t.scalar_type() == acc_type(x) && t.is_contiguous(),
+                  "cnnkernels_native: [C] in the accumulation dtype expected");
+}
+inline void check_vector(const std::optional<Tensor>& t, const Tensor& x, int64_t channels) {
+  if (t) check_vector(*t, x, channels);
 }
 
 // Uninitialised tensors on x's device.  The C shim, because torch::stable::empty goes through the boxed dispatcher.
@@ -110,11 +143,6 @@ inline Tensor uninitialised_like(const Tensor& x) {
   return empty_strided(x, size, stride, x.scalar_type());
 }
 
-// The dtype of per-channel parameters, statistics and accumulators that go with x.
-inline ScalarType acc_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 template <class T = void>
 inline const T* ptr(const Tensor& t) {
   return static_cast<const T*>(t.const_data_ptr());
@@ -128,9 +156,22 @@ inline T* mut(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
+inline void check_eps(double eps) {
+  STD_TORCH_CHECK(eps >= 0 && std::isfinite(eps), "cnnkernels_native: eps must be at least 0 and finite");
+}
+
 inline Act act_of(int64_t act) {
   STD_TORCH_CHECK(act >= 0 && act <= static_cast<int64_t>(Act::hard_sigmoid), "cnnkernels_native: unknown activation");
   return static_cast<Act>(act);
+}
+
+// Registers a CPU kernel with the dispatcher and, except in the tests' CUDA-on-CPU build, as a direct function.
+template <auto Kernel>
+void cpu_kernel(torch::stable::detail::StableLibrary& m, const char* name) {
+  m.impl(name, TORCH_BOX(Kernel));
+#ifndef CK_HOST_CUDA
+  direct::define<Kernel>(name);
+#endif
 }
 
 // PyTorch's own thread pool.

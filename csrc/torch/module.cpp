@@ -1,15 +1,31 @@
 // The pybind11 module cnnkernels._C.  Importing it registers the native ops (static initialisers of the other files in
 // this folder); what it holds itself is what a person may ask about the build and the CPU.
-#include <pybind11/pybind11.h>
-
 #include <string>
 
 #include "../cpu/isa.h"
+#include "direct.h"
 
 namespace py = pybind11;
 
+// The submodule `direct`, or None if this PyTorch cannot hand over tensors that way.
+static py::object direct_functions(py::module_& m) {
+  auto& c = ck::direct::converters();
+  try {
+    const py::module_ aoti = py::module_::import("torch._C._aoti");
+    c.to_handle = py::object(aoti.attr("unsafe_alloc_void_ptr_from_tensor")).release().ptr();
+    c.from_handles = py::object(aoti.attr("alloc_tensors_by_stealing_from_void_ptrs")).release().ptr();
+    c.is_neg = PyUnicode_InternFromString("is_neg");
+  } catch (py::error_already_set&) {
+    return py::none();
+  }
+  py::module_ direct = m.def_submodule("direct", "The CPU kernels, past PyTorch's dispatcher (csrc/torch/direct.h).");
+  for (const auto& define : ck::direct::definitions()) define(direct);
+  return direct;
+}
+
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "Native kernels of cnnkernels; see cnnkernels.explain().";
+  m.attr("direct") = direct_functions(m);
   m.def("build_info", [] {
     py::dict d;
     d["torch"] = CK_BUILD_TORCH;

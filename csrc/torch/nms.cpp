@@ -102,7 +102,7 @@ CK_NATIVE_OPS(m) {
       "nms_padded(Tensor boxes, Tensor scores, Tensor? segments, float threshold, int kind, float beta, int max_out)"
       " -> (Tensor, Tensor)");
 }
-CK_CPU_IMPL(m) { m.impl("nms_padded", TORCH_BOX(&nms_padded_cpu)); }
+CK_CPU_IMPL(m) { cpu_kernel<&nms_padded_cpu>(m, "nms_padded"); }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) { m.impl("nms_padded", TORCH_BOX(&nms_padded_cuda)); }
 #endif
