@@ -37,6 +37,10 @@ def environment() -> dict[str, str]:
         cuda = f"CUDA {info['cuda']} for {info['cuda_architectures']}" if info["cuda"] else "no CUDA"
         facts["extension"] = f"built against torch {info['torch']} by compiler {info['compiler']}, {cuda}"
         facts["cpu instruction set"] = _ext.module.cpu_isa()
+        past = (
+            "straight to the kernels" if _ext.module.direct else "through torch.ops (this torch has no torch._C._aoti)"
+        )
+        facts["plain cpu calls"] = past
     if torch.cuda.is_available():
         facts["gpu"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     else:

@@ -180,15 +180,14 @@ class Op:
 
     def _run_on_cpu(self, *args: Any) -> Any:
         """Plain CPU tensors, the default backend, nobody recording."""
-        if self.direct is not None:
+        if self.direct is None:
+            self.check(*args)
+        else:
             try:
                 return self.direct(_ext.direct_ops, *args)
-            except (
-                Exception
-            ):  # refused: either check raises now, or native converts; what else failed fails again there
+            except Exception:
+                # Refused: check explains it, or native converts first.  Anything else fails again there.
                 self.check(*args)
-        else:
-            self.check(*args)
         return self.native(_ext.native_ops, *args)  # type: ignore[misc]
 
     def _cpu_is_ready(self) -> bool:
@@ -249,7 +248,7 @@ class Op:
         namespace = CudaTarget.namespace if backend == "cuda" else "cnnkernels_native"
         missing = [n for n in self.native_ops if not _ext.has_kernel(n, device_type, namespace)]
         if missing and backend == "cuda" and not _ext.module.build_info()["cuda"]:
-            return "the extension was built without CUDA (no nvcc was found then): CNNKERNELS_CUDA=1 pip install -e ."
+            return "the extension was built without CUDA (no nvcc then, or CNNKERNELS_CUDA=0): CNNKERNELS_CUDA=1 pip install -e ."
         return f"the extension has no {backend} kernel for {', '.join(missing)}" if missing else None
 
     def _why_not_here(self, backend: str, args: tuple[Any, ...]) -> str | None:

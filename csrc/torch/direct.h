@@ -56,12 +56,9 @@ struct type_caster<torch::stable::Tensor> {
     const auto& c = ck::direct::converters();
     const auto capsule = reinterpret_steal<object>(PyObject_CallOneArg(c.to_handle, source.ptr()));
     void* h = capsule ? PyCapsule_GetPointer(capsule.ptr(), nullptr) : nullptr;
+    if (h) value_.emplace(static_cast<AtenTensorHandle>(h));
     const auto negated = h ? reinterpret_steal<object>(PyObject_CallMethodNoArgs(source.ptr(), c.is_neg)) : object();
-    if (!negated) {
-      PyErr_Clear();
-      return false;
-    }
-    value_.emplace(static_cast<AtenTensorHandle>(h));
+    if (!negated) PyErr_Clear();
     return negated.ptr() == Py_False && (value_->const_data_ptr() || value_->numel() == 0);
   }
 
