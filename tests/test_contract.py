@@ -236,7 +236,11 @@ def test_opcheck(case, layout):
             else a
             for a in args
         ]
-    torch.library.opcheck(_op.REGISTRY[case.op].overload, tuple(args))
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    if torch.__version__ < "2.12" and case.op.startswith("dwconv") and case.op.endswith("_backward"):
+        # aten::_convolution_double_backward asks symbolic tensors for numel() there (seen in 2.11.0, not in 2.13.0)
+        utils = utils[:-1]
+    torch.library.opcheck(_op.REGISTRY[case.op].overload, tuple(args), test_utils=utils)
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda b: f"{b.op}-{b.id}")
