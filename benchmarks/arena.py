@@ -66,7 +66,7 @@ class Group:
                     raise WrongResult(f"{self.key}: {name} differs from {names[0]} by {error:.3g}")
 
     def measure(self) -> None:
-        rounds, visit = (15, 0.02) if FULL else (9, 0.008)
+        rounds, visit = (15, 0.02) if FULL else (9, 0.007)
         timer = timing.interleaved_cpu if DEVICE == "cpu" else timing.interleaved_cuda
         collecting = gc.isenabled()
         gc.collect()
