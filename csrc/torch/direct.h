@@ -1,7 +1,7 @@
 // CPU kernels called straight from Python, past PyTorch's dispatcher: cnnkernels._C.direct.<native op>(...).
 //
-// A call through torch.ops costs about 4 us before the kernel, which is as long as many of the kernels take; this way it is
-// less than 1 us.  The functions are the ones that torch.ops.cnnkernels_native runs, with the same arguments.  Whoever
+// A call through torch.ops costs about 4 us, which is as long as many of the kernels take; this way it is 1 us with one
+// tensor and 2.5 us with four.  The functions are the ones that torch.ops.cnnkernels_native runs, with the same arguments.  Whoever
 // calls them (cnnkernels/_op.py) knows that nothing wants to see the call: no autograd, mode, transform or tracer.
 //
 // Tensors cross over as the handles of the stable ABI, by the two functions of torch._C._aoti that PyTorch's own generated
@@ -21,7 +21,7 @@ namespace ck::direct {
 
 namespace py = pybind11;
 
-// torch._C._aoti's converters; null where this PyTorch has none (then there is no `direct`).
+// torch._C._aoti's converters; where this PyTorch has none, `direct` is None (module.cpp).
 struct Converters {
   PyObject* to_handle = nullptr;
   PyObject* from_handles = nullptr;  // of a list: the function for a single one does not free its handle (torch 2.13)

@@ -7,7 +7,8 @@
 //   CK_CUDA_IMPL(m) { m.impl("activation", TORCH_BOX(&activation_cuda)); }
 //
 // Native ops are internal (torch.ops.cnnkernels_native.*): they take dense tensors of one device.  They assert what would
-// otherwise read out of bounds; for ops with `direct` (cnnkernels/_op.py) that is all that Python's check rejects, and layouts the kernels do not read.
+// otherwise read out of bounds; for ops with `direct` (cnnkernels/_op.py) that is all that Python's check rejects, and the
+// layouts that kernels do not read.
 //
 // With CK_HOST_CUDA (tests only) the same file registers the CUDA half alone, for CPU tensors, as
 // torch.ops.cnnkernels_hostcuda.*: the CUDA sources then run on the CPU, one fiber per CUDA thread.
