@@ -135,9 +135,12 @@ class Network(FusedBlock):
         return self.forward_head(self.forward_features(x))
 
     def _as_computed(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.dim() == 4:
-            return x.contiguous(memory_format=torch.channels_last)
-        return x
+        if x.device.type != "cpu" or x.dim() != 4:
+            return x
+        if x.shape[1] == 1:  # the same memory in both layouts: only strides tell which it is
+            _, _, h, w = x.shape
+            return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
+        return x.contiguous(memory_format=torch.channels_last)
 
     def reset_classifier(self, num_classes: int) -> None:
         """A new last layer with initial weights, for fine-tuning; 0 removes it, so that the model returns features."""

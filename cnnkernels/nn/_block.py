@@ -33,8 +33,4 @@ class FusedBlock(FoldsBatchNorm):
         children: dict[str, Any] = self._modules
         of_conv, of_bn, of_act = (None if name is None else children[name] for name in (conv, bn, act))
         name = conv if conv is not None else bn
-        if shortcut is None:
-            return _unit.run(self, name, x, of_conv, of_bn, of_act, residual)
-        # With the identity for an activation, a residual is a shortcut.
-        y = _unit.run(self, name, x, of_conv, of_bn, None, shortcut)
-        return _unit.plain(y, None, None, of_act, residual)
+        return _unit.run(self, name, x, of_conv, of_bn, of_act, residual, shortcut)

@@ -24,7 +24,10 @@ TENSORS = (torch.nn.Parameter, Tensor)
 
 @dataclass(frozen=True)
 class Folded:
-    """What a fused path needs of conv and bn.  ``weight`` is the convolution's, times scale if ``into_weight``."""
+    """What a fused path needs of conv and bn.
+
+    ``weight`` is the convolution's; with ``into_weight`` times scale, and then in the order that ``reorder`` gives it.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -61,14 +64,17 @@ def scale_and_shift(bn: Any, bias: Tensor | None, like: Tensor, dtype: torch.dty
     return scale.to(dtype), shift.to(dtype)
 
 
-def fold(conv: Any, bn: Any, dtype: torch.dtype, into_weight: bool) -> Folded:
+Reorder = Callable[[Tensor], Tensor]
+
+
+def fold(conv: Any, bn: Any, dtype: torch.dtype, into_weight: bool, reorder: Reorder | None = None) -> Folded:
     bias = None if conv is None else conv.bias
     like = conv.weight if bn is None else bn.running_var
     if not into_weight or conv is None:
         return Folded(*scale_and_shift(bn, bias, like, dtype), None if conv is None else conv.weight)
     scale, shift = scale_and_shift(bn, bias, like, torch.float64)
     weight = (conv.weight.to(torch.float64) * scale[:, None, None, None]).to(conv.weight.dtype)
-    return Folded(scale.to(dtype), shift.to(dtype), weight)
+    return Folded(scale.to(dtype), shift.to(dtype), weight if reorder is None else reorder(weight))
 
 
 class FoldsBatchNorm(nn.Module):
@@ -78,8 +84,10 @@ class FoldsBatchNorm(nn.Module):
         super().__init__()
         self._folds: dict[Any, _Entry] = {}
 
-    def folded(self, name: Any, conv: Any, bn: Any, dtype: torch.dtype, into_weight: bool) -> Folded:
-        """conv and bn folded, kept under ``name`` where that is safe.
+    def folded(
+        self, name: Any, conv: Any, bn: Any, dtype: torch.dtype, into_weight: bool, reorder: Reorder | None = None
+    ) -> Folded:
+        """conv and bn folded, kept under ``name`` where that is safe; ``reorder`` belongs to the name.
 
         Where a gradient may be asked for, and under ``torch.compile``, it is computed afresh, as part of the graph.
         """
@@ -90,7 +98,7 @@ class FoldsBatchNorm(nn.Module):
             or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
             or any(t.is_inference() for t in tensors)  # these have no version counter
         ):
-            return fold(conv, bn, dtype, into_weight)
+            return fold(conv, bn, dtype, into_weight, reorder)
         state = (
             dtype,
             into_weight,
@@ -105,7 +113,7 @@ class FoldsBatchNorm(nn.Module):
         ):
             # Normal tensors without history, also in inference mode: a later call may need a gradient for x.
             with torch.inference_mode(False), torch.no_grad():
-                entry = _Entry(sources, state, fold(conv, bn, dtype, into_weight))
+                entry = _Entry(sources, state, fold(conv, bn, dtype, into_weight, reorder))
             self._folds[name] = entry
         return entry.folded
 
