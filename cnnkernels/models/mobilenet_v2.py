@@ -21,6 +21,17 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
+def initialise_layer(module: nn.Module) -> None:
+    """Initial weights as torchvision's MobileNets have them; the papers are silent."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0, 0.01)
+        nn.init.zeros_(module.bias)
+
+
 class MobileNetV2(Network):
     """Stem, 17 inverted residuals, 1x1 convolution, pooling, dropout, one linear layer.
 
@@ -56,11 +67,7 @@ class MobileNetV2(Network):
         self.complete(shapes, features_only=features_only, **kw)
 
     def initialise(self, name: str, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
+        initialise_layer(module)
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return list(self.features)

@@ -4,6 +4,7 @@ from cnnkernels.nn._block import FusedBlock
 from cnnkernels.nn.activation import Activation, Mish, create_activation
 from cnnkernels.nn.blocks import ChannelShuffle, InvertedResidual, ShuffleUnit, SqueezeExcite, conv_bn_act
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
+from cnnkernels.nn.mbconv import MBConv, StochasticDepth
 from cnnkernels.nn.sequential import FusedSequential
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "FusedBlock",
     "FusedSequential",
     "InvertedResidual",
+    "MBConv",
     "Mish",
     "ShuffleUnit",
     "SqueezeExcite",
+    "StochasticDepth",
     "conv_bn_act",
     "create_activation",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from cnnkernels import ops
 from cnnkernels.nn import _unit
 from cnnkernels.nn.activation import activation_name, create_activation
 from cnnkernels.nn.conv import same_padding
-from cnnkernels.nn.sequential import FusedSequential
+from cnnkernels.nn.sequential import FusedSequential, plus
 
 
 def conv_bn_act(
@@ -20,15 +21,20 @@ def conv_bn_act(
     kernel_size: int = 3,
     stride: int = 1,
     groups: int = 1,
-    act: str = "relu6",
+    act: str | None = "relu6",
+    dilation: int = 1,
+    conv: Callable[..., nn.Conv2d] = nn.Conv2d,
     **bn: Any,
 ) -> FusedSequential:
-    """Children 0 (Conv2d without bias), 1 (BatchNorm2d, made with ``bn``) and 2 (activation)."""
-    padding = same_padding(kernel_size, 1)
+    """Children 0 (Conv2d without bias), 1 (BatchNorm2d, made with ``bn``) and 2 (activation; ``act=None``: no child 2).
+
+    conv: makes the convolution; a subclass of ``nn.Conv2d`` where padding differs.
+    """
+    padding = same_padding(kernel_size, dilation)
     return FusedSequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False),
+        conv(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False),
         nn.BatchNorm2d(out_channels, **bn),
-        create_activation(act),
+        *([] if act is None else [create_activation(act, inplace=True)]),
     )
 
 
@@ -69,11 +75,7 @@ class InvertedResidual(nn.Module):
         self.use_res_connect = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.use_res_connect:
-            return self.conv(x)
-        if _unit.ordinary_call(x) and _unit.untouched(self.conv, FusedSequential):
-            return self.conv(x, residual=x)
-        return x + self.conv(x)
+        return plus(self.conv, x, x) if self.use_res_connect else self.conv(x)
 
 
 class ChannelShuffle(nn.Module):
@@ -121,7 +123,7 @@ class ShuffleUnit(nn.Module):
             return [conv, nn.BatchNorm2d(channels)]
 
         def pointwise(c_in: int) -> list[nn.Module]:
-            return [nn.Conv2d(c_in, half, 1, bias=False), nn.BatchNorm2d(half), create_activation(act)]
+            return [nn.Conv2d(c_in, half, 1, bias=False), nn.BatchNorm2d(half), create_activation(act, inplace=True)]
 
         self.branch1: Any = FusedSequential(*(depthwise(in_channels) + pointwise(in_channels) if stride == 2 else []))
         self.branch2: Any = FusedSequential(
