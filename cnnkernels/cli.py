@@ -1,4 +1,4 @@
-"""The command ``cnnkernels``: ``doctor`` examines the installation, ``bench`` runs the benchmarks of a checkout."""
+"""The command ``cnnkernels``: examines the installation, runs the benchmarks of a checkout, draws networks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -58,6 +59,39 @@ def bench(arguments: Sequence[str]) -> int:
     return subprocess.run(command, cwd=folder.parent).returncode
 
 
+def draw(options: argparse.Namespace) -> int:
+    from cnnkernels import draw as drawing  # with the networks, which the other commands need not wait for
+    from cnnkernels.models import list_models
+
+    if options.list:
+        print("networks:", ", ".join(list_models()))
+        print("blocks:", ", ".join(sorted(drawing.BLOCKS)))
+        return 0
+    if options.name is None:
+        print("cnnkernels draw: which network or block?  --list names them", file=sys.stderr)
+        return 2
+    try:
+        if options.output is None:
+            print(drawing.as_text(drawing.network_structure(options.name, options.size)))
+        else:
+            print(f"wrote {drawing.draw(options.name, options.output, options.block, options.size)}")
+    except (ValueError, ImportError, RuntimeError, OSError) as e:
+        print(f"cnnkernels draw: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _add_draw(commands: Any) -> None:
+    parser = commands.add_parser("draw", help="a structure diagram of a network or of a block")
+    parser.add_argument("name", nargs="?", help="a network, or a block such as inverted_residual; see --list")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help=".svg, .png, .pdf or .dot; without it, a network as text"
+    )
+    parser.add_argument("--block", metavar="MODULE", help="draw the inside of one module of the network: features.3")
+    parser.add_argument("--size", type=int, help="height and width of the images (default: the published one)")
+    parser.add_argument("--list", action="store_true", help="what can be drawn")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="cnnkernels", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -65,12 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser(
         "bench", help="pytest benchmarks/ --benchmark-only; further arguments go to pytest", add_help=False
     )
+    _add_draw(commands)
     options, rest = parser.parse_known_args(arguments)
     if options.command == "bench":
         return bench(rest)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    return doctor()
+    return draw(options) if options.command == "draw" else doctor()
 
 
 if __name__ == "__main__":

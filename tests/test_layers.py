@@ -17,7 +17,15 @@ CSRC = ROOT / "csrc"
 
 # Python, from the bottom: a module may import at module level from its own layer and those below it.
 LAYERS = ("private", "_op", "ops", "nn", "models", "tools")
-ABOVE_OP = {"_explain": "tools", "_selftest": "tools", "cli": "tools", "demo": "tools", "": "tools"}
+ABOVE_OP = {
+    "compare": "tools",
+    "draw": "tools",
+    "_explain": "tools",
+    "_selftest": "tools",
+    "cli": "tools",
+    "demo": "tools",
+    "": "tools",
+}
 
 
 def layer_of(module: str) -> str:
