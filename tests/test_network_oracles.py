@@ -60,6 +60,8 @@ def test_outputs(case: Case):
 )
 def test_training_step(case: Case):
     """Loss, every gradient and every running statistic, in float64, where two correct networks agree closely."""
+    if case.like and os.environ.get("CNNKERNELS_TEST_NETWORKS") != "all":
+        pytest.skip(f"as {case.like}; runs with CNNKERNELS_TEST_NETWORKS=all")
     ours, other = case.pair()
     x, target = images(2, case.step_size).double(), torch.tensor([1, 3])
     losses = []

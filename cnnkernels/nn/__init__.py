@@ -2,7 +2,7 @@
 
 from cnnkernels.nn._block import FusedBlock
 from cnnkernels.nn.activation import Activation, Mish, create_activation
-from cnnkernels.nn.blocks import ChannelShuffle, InvertedResidual, ShuffleUnit, SqueezeExcite, conv_bn_act
+from cnnkernels.nn.blocks import ChannelShuffle, Fire, InvertedResidual, ShuffleUnit, SqueezeExcite, conv_bn_act
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
 from cnnkernels.nn.mbconv import MBConv, StochasticDepth
 from cnnkernels.nn.sequential import FusedSequential
@@ -12,6 +12,7 @@ __all__ = [
     "ChannelShuffle",
     "ConvBNAct",
     "DWConvBNAct",
+    "Fire",
     "FusedBlock",
     "FusedSequential",
     "InvertedResidual",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnnkernels import ops
 from cnnkernels.nn import _unit
+from cnnkernels.nn._block import FusedBlock
 from cnnkernels.nn.activation import activation_name, create_activation
 from cnnkernels.nn.conv import same_padding
 from cnnkernels.nn.sequential import FusedSequential, plus
@@ -76,6 +77,30 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return plus(self.conv, x, x) if self.use_res_connect else self.conv(x)
+
+
+class Fire(FusedBlock):
+    """A 1x1 convolution to few channels, then 1x1 and 3x3 ones beside each other, each with bias and ReLU.
+
+    Iandola et al. 2016, "SqueezeNet", arXiv:1602.07360, figure 1; torchvision's keys.
+
+    x: [N, in_channels, H, W].  Returns [N, expand1x1 + expand3x3, H, W].
+    """
+
+    def __init__(self, in_channels: int, squeeze: int, expand1x1: int, expand3x3: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(in_channels, squeeze, 1)
+        self.squeeze_activation = nn.ReLU(inplace=True)
+        self.expand1x1 = nn.Conv2d(squeeze, expand1x1, 1)
+        self.expand1x1_activation = nn.ReLU(inplace=True)
+        self.expand3x3 = nn.Conv2d(squeeze, expand3x3, 3, padding=1)
+        self.expand3x3_activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fused(x, "squeeze", None, "squeeze_activation")
+        one = self.fused(x, "expand1x1", None, "expand1x1_activation")
+        three = self.fused(x, "expand3x3", None, "expand3x3_activation")
+        return torch.cat((one, three), dim=1)
 
 
 class ChannelShuffle(nn.Module):

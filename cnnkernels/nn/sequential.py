@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -25,7 +25,14 @@ class FusedSequential(nn.Sequential, FoldsBatchNorm):
     """
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        for i, conv, bn, act, last in self._runs():
+        return self._run(x, 0, len(self._modules), residual)
+
+    def part(self, start: int, stop: int) -> Callable[[Tensor], Tensor]:
+        """A function that runs the children from ``start`` up to ``stop``."""
+        return lambda x: self._run(x, start, stop)
+
+    def _run(self, x: Tensor, start: int, stop: int, residual: Tensor | None = None) -> Tensor:
+        for i, conv, bn, act, last in self._runs(start, stop):
             if conv is None and bn is None:
                 if last and residual is not None:
                     return plus(act, x, residual)
@@ -35,10 +42,10 @@ class FusedSequential(nn.Sequential, FoldsBatchNorm):
                 residual = None if last else residual
         return x if residual is None else x + residual
 
-    def _runs(self) -> Iterator[tuple[int, Any, Any, Any, bool]]:
+    def _runs(self, begin: int, n: int) -> Iterator[tuple[int, Any, Any, Any, bool]]:
         """(index, conv, bn, act, whether it is the last one); any other child comes alone, as act."""
         children: list[Any] = list(self._modules.values())
-        n, i = len(children), 0
+        i = begin
         while i < n:
             start, conv, bn, act = i, None, None, None
             if isinstance(children[i], nn.Conv2d):

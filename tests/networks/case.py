@@ -25,6 +25,9 @@ class Case:
     """Image size of the training step, which runs in float64."""
     ops: frozenset[str] = frozenset()
     """Ops that must run on the cpu backend in that step."""
+    like: str = ""
+    """A network of the same code with other numbers; the training step of this one, a slow one, then runs only with
+    CNNKERNELS_TEST_NETWORKS=all."""
     by_order: bool = False
     """The other network's tensors have other keys: match them in order of definition."""
     config: Mapping[str, Any] = field(default_factory=dict)
