@@ -7,6 +7,7 @@ from cnnkernels.ops.channel_shuffle import channel_shuffle, concat_shuffle_split
 from cnnkernels.ops.dwconv_bn_act import dwconv_bn_act
 from cnnkernels.ops.dwconv_bn_act_train import dwconv_bn_act_train
 from cnnkernels.ops.nms import batched_diou_nms, diou_nms, nms, nms_padded
+from cnnkernels.ops.pointwise_conv_bn_act import pointwise_conv_bn_act
 from cnnkernels.ops.squeeze_excite import squeeze_excite
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "mish",
     "nms",
     "nms_padded",
+    "pointwise_conv_bn_act",
     "squeeze_excite",
 ]

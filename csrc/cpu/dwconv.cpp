@@ -20,6 +20,7 @@
 
 #include "bn_act.h"
 #include "dwconv_tiles.h"
+#include "scratch.h"
 
 namespace ck::cpu::CK_ISA {
 namespace {
@@ -31,15 +32,6 @@ constexpr int64_t kManyPlanes = 16;         // from here on, NCHW planes are not
 constexpr int64_t kWaiting = 2048;          // sums of small NCHW planes activated together, while in the L1 cache
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Memory that a thread keeps between calls; grows only.  Contents are whatever was there.
-template <class A>
-A* scratch(int which, int64_t n) {
-  static thread_local std::vector<A> kept[2];
-  std::vector<A>& v = kept[which];
-  if (static_cast<int64_t>(v.size()) < n) v.resize(n);
-  return v.data();
-}
 
 // Mean and sum of squared deviations of `count` values, lane by lane (N = 1: of one channel).
 template <class A, int N>
@@ -223,7 +215,7 @@ struct Conv {
     const bool to_y = direct && s.C >= N;
     std::vector<Moments<A, N>> moments(stats ? tasks * block : 0);
     parallel(a.pool, tasks, ceil_div(kTaskWork, row_work * rows), [&](int64_t begin, int64_t end) {
-      A* w = scratch<A>(0, block * (taps + 1) * N);
+      A* w = kept<A>(0, block * (taps + 1) * N);
       Block b{-1, 0, w};
       for (int64_t task = begin; task < end; ++task) {
         const int64_t first = std::min(task / per_block * block, all), n = task % per_block / strips;
@@ -236,7 +228,7 @@ struct Conv {
         }
         const int64_t c = channel(first), width = channel(first + b.vectors - 1) - c + N, pixels = (p1 - p0) * s.Q;
         const int64_t at = (n * s.P + p0) * s.Q * s.C + c, pitch = to_y ? s.C : width;
-        A* out = to_y ? direct_y() + at : scratch<A>(1, pixels * width);
+        A* out = to_y ? direct_y() + at : kept<A>(1, pixels * width);
         for (int64_t p = p0; p < p1; ++p) row_nhwc(n, p, b, out + (p - p0) * s.Q * pitch, pitch);
         if (stats)
           for (int v = 0; v < b.vectors; ++v) {
@@ -342,8 +334,8 @@ struct Conv {
     std::vector<Moments<A, 1>> moments(stats ? planes * strips : 0);
     parallel(a.pool, planes * strips, ceil_div(kTaskWork, work), [&](int64_t begin, int64_t end) {
       const int64_t capacity = std::max(kWaiting, rows * s.Q);
-      A* w = scratch<A>(0, taps);
-      A* line = std::is_same_v<T, A> ? nullptr : scratch<A>(1, capacity);
+      A* w = kept<A>(0, taps);
+      A* line = std::is_same_v<T, A> ? nullptr : kept<A>(1, capacity);
       int64_t waiting = 0;  // the latest sums, neighbours in y, which activation, residual and rounding are still due
       for (int64_t task = begin; task < end; ++task) {
         const int64_t nc = task / strips, c = nc % s.C, p0 = task % strips * rows, p1 = std::min(s.P, p0 + rows);
@@ -376,13 +368,13 @@ struct Conv {
   void train_nchw(const DwConvTrainArgs& t) const {
     const int64_t size = s.P * s.Q;
     parallel(a.pool, s.C, ceil_div(kTaskWork, s.N * size * taps), [&](int64_t begin, int64_t end) {
-      A* w = scratch<A>(0, taps);
+      A* w = kept<A>(0, taps);
       for (int64_t c = begin; c < end; ++c) {
         for (int i = 0; i < taps; ++i) store_n(w + i, vload_n(weight() + c * taps + i, 1), 1);
         Moments<A, 1> m;
         for (int64_t n = 0; n < s.N; ++n) {
           const int64_t nc = n * s.C + c;
-          A* out = direct ? direct_y() + nc * size : scratch<A>(1, size);
+          A* out = direct ? direct_y() + nc * size : kept<A>(1, size);
           strip_nchw(x() + nc * s.H * s.W, 0, s.P, w, A(0), out);
           m.merge(moments_nchw(out, size));
           if (!direct) finish(out, 0, 1, size, nc * size, 0);

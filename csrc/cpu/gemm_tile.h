@@ -1,0 +1,136 @@
+// C = act(A B) by register tiles: what 1x1 convolutions are made of.
+//
+// A tile holds `rows` x `vectors` sums in registers: with the AVX-512 file of 32 vectors 6 x 4, 8 x 3, 12 x 2 or 16 x 1, so
+// that of every 4 (3, 2, 1) loaded vectors of B and 6 (8, 12, 16) broadcast elements of A 24 (24, 24, 16) products are made.
+// B comes in panels of at most kMaxVectors vectors of columns, stored one after the other as [k][columns], padded with zeros
+// to whole vectors; panels are balanced, so that no thin one is left over.  Every sum runs over k in order: its bits depend
+// neither on the tile nor on the panel it falls into.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "simd.h"
+
+namespace ck::cpu::CK_ISA {
+namespace {
+
+inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+#if defined(__AVX512F__)
+template <class A>
+inline constexpr int kMaxVectors = std::is_same_v<A, float> ? 4 : 2;
+#else
+template <class A>
+inline constexpr int kMaxVectors = 2;
+#endif
+template <class A>
+constexpr int tile_rows(int vectors) {
+  if (kMaxVectors<A> == 2) return vectors == 2 ? 6 : 8;
+  return vectors == 4 ? 6 : vectors == 3 ? 8 : vectors == 2 ? 12 : 16;
+}
+
+// How n columns are cut into panels.
+template <class A>
+struct Panels {
+  static constexpr int N = V<A>::N;
+  int64_t vectors, count;
+  explicit Panels(int64_t n) : vectors(up(n, N)), count(up(vectors, kMaxVectors<A>)) {}
+  int size(int64_t p) const { return static_cast<int>(vectors / count + (p < vectors % count)); }
+  int64_t begin(int64_t p) const { return p * (vectors / count) + std::min(p, vectors % count); }  // in vectors
+  int64_t most() const { return size(0); }
+};
+
+// C[i, j] = min(high, max(low, scale[i] * sum_k A[i, k] B[k, j] + shift[i or j])) + add[i, j] for the columns of one panel.
+template <class A>
+struct PanelArgs {
+  const A* a;
+  int64_t a_row, rows, depth;  // A is [rows, depth]
+  const A* b;                  // the panel
+  int vectors, last;           // of the panel; valid lanes of the last vector
+  const A *column_shift;       // padded to whole vectors, or null
+  const A *row_scale, *row_shift;  // both or neither
+  A* c;
+  int64_t c_row;
+  const A* add;  // as c, or null
+  V<A> low, high;
+};
+
+template <class A, int ROWS, int VECTORS>
+inline void tile(const PanelArgs<A>& p, const int64_t row) {
+  using VA = V<A>;
+  constexpr int N = VA::N, GROUPS = (ROWS + 2) / 3;
+  VA acc[ROWS][VECTORS];
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) acc[i][j] = VA(A(0));
+  // One pointer for three rows: x86 addresses p, p + step and p + 2 * step alike.
+  const int64_t step = p.a_row;
+  const A* a[GROUPS];
+#pragma GCC unroll 6
+  for (int g = 0; g < GROUPS; ++g) a[g] = p.a + (row + g * 3) * step;
+  const A *b = p.b, *next = p.a + (row + ROWS) * step;  // rows of the next tile, on their way to the L1 cache
+  for (int64_t k = 0; k < p.depth; ++k, b += VECTORS * N, next += ROWS) {
+    __builtin_prefetch(next);
+    VA column[VECTORS];
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) column[j] = vload(b + j * N);
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; ++i) {
+      const VA v(a[i / 3][i % 3 * step]);
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; ++j) acc[i][j] = fma(v, column[j], acc[i][j]);
+    }
+#pragma GCC unroll 6
+    for (int g = 0; g < GROUPS; ++g) ++a[g];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; ++i) {
+    A* const c = p.c + (row + i) * p.c_row;
+    const A* const add = p.add ? p.add + (row + i) * p.c_row : nullptr;
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) {
+      VA v = acc[i][j];
+      if (p.row_scale) v = fma(v, VA(p.row_scale[row + i]), VA(p.row_shift[row + i]));
+      else if (p.column_shift) v = v + vload(p.column_shift + j * N);
+      v = m_min(p.high, m_max(p.low, v));
+      if (j == VECTORS - 1 && p.last < N) {
+        if (add) v = v + vload_n(add + j * N, p.last);
+        store_n(c + j * N, v, p.last);
+      } else {
+        if (add) v = v + vload(add + j * N);
+        store(c + j * N, v);
+      }
+    }
+  }
+}
+
+template <class A, int ROWS, int VECTORS>
+inline void tile_of(int rows, const PanelArgs<A>& p, int64_t row) {
+  if (rows == ROWS) return tile<A, ROWS, VECTORS>(p, row);
+  if constexpr (ROWS > 1) tile_of<A, ROWS - 1, VECTORS>(rows, p, row);
+}
+
+template <class A, int VECTORS>
+void panel_of(const PanelArgs<A>& p) {
+  constexpr int MOST = tile_rows<A>(VECTORS);
+  const int64_t tiles = up(p.rows, MOST);
+  for (int64_t t = 0, row = 0; t < tiles; ++t) {  // evenly: no thin tile at the end
+    const int rows = static_cast<int>(p.rows / tiles + (t < p.rows % tiles));
+    tile_of<A, MOST, VECTORS>(rows, p, row);
+    row += rows;
+  }
+}
+
+template <class A>
+void panel(const PanelArgs<A>& p) {
+  if constexpr (kMaxVectors<A> == 4) {
+    if (p.vectors == 4) return panel_of<A, 4>(p);
+    if (p.vectors == 3) return panel_of<A, 3>(p);
+  }
+  if (p.vectors == 2) return panel_of<A, 2>(p);
+  panel_of<A, 1>(p);
+}
+
+}  // namespace
+}  // namespace ck::cpu::CK_ISA

@@ -1,0 +1,277 @@
+// 1x1 convolution with a fused prologue (gate) and epilogue: a matrix product whose operands are read where they are.
+//
+//   channels_last  y [pixels, K] = x [pixels, C] * weights [C, K].  Weights are packed once per call, or once per model
+//                  (pointwise_pack), scaled.  A thread takes a range of pixels in chunks that stay in the L2 cache and
+//                  walks the panels for each; where pixels are few, it takes a range of panels, so that each core reads
+//                  its half of the weights only.
+//   NCHW           y [K, pixels] = weights [K, C] * x [C, pixels].  A panel is a few vectors of pixels, copied (and gated,
+//                  and widened) into scratch; weights are read where they are, and scaled in the epilogue.
+//
+// fp32 goes straight to y where nothing but clamping and adding follows.  Otherwise a panel's sums stay in scratch, in the
+// accumulate type, until activation, residual and rounding turn them into y.  Gated or half-precision rows of x are
+// first multiplied or widened into scratch.
+#include "pointwise.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "gemm_tile.h"
+#include "scratch.h"
+
+namespace ck::cpu::CK_ISA {
+namespace {
+
+constexpr int64_t kTaskWork = 256 * 1024;     // multiply-adds that make a task worth a thread
+constexpr int64_t kChunkBytes = 128 * 1024;   // of x and y, walked through panel by panel: stays in the L2 cache
+constexpr int64_t kChunkRows = 48, kFew = 4;  // rows of a chunk come in 48s; chunks per thread that are "few pixels"
+
+template <class T>
+struct Pointwise {
+  using A = Acc<T>;
+  using VA = V<T>;
+  static constexpr int N = VA::N;
+  const PointwiseArgs& a;
+  const PointwiseShape& s;
+  const Panels<A> panels;  // of channels, or of the pixels of an image in NCHW
+  const bool clamp_is_all, direct, copies_x;
+  const VA low, high;
+
+  explicit Pointwise(const PointwiseArgs& args)
+      : a(args),
+        s(args.shape),
+        panels(s.channels_last ? s.K : s.HW),
+        clamp_is_all(a.act == Act::identity || a.act == Act::relu || a.act == Act::relu6),
+        direct(std::is_same_v<T, A> && clamp_is_all),
+        copies_x(!std::is_same_v<T, A> || a.gate),
+        low(a.act == Act::relu || a.act == Act::relu6 ? A(0) : -INFINITY),
+        high(a.act == Act::relu6 ? A(6) : INFINITY) {}
+
+  const T* x() const { return static_cast<const T*>(a.x); }
+  T* y() const { return static_cast<T*>(a.y); }
+  const T* gate() const { return static_cast<const T*>(a.gate); }
+  const T* residual() const { return static_cast<const T*>(a.residual); }
+  const A* packed() const { return static_cast<const A*>(a.packed); }
+
+  // y of one panel: `rows` runs of `width` values that lie y_row apart and begin at `at`.
+  void run_panel(PanelArgs<A> p, int64_t width, int64_t at, int64_t y_row) const {
+    p.last = static_cast<int>(width - (p.vectors - 1) * N);
+    p.low = clamp_is_all ? low : VA(-INFINITY), p.high = clamp_is_all ? high : VA(INFINITY);
+    if (direct) {
+      if constexpr (std::is_same_v<T, A>) {
+        p.c = y() + at, p.c_row = y_row;
+        p.add = a.residual ? residual() + at : nullptr;
+        panel(p);
+      }
+      return;
+    }
+    // A few tiles at a time: their sums are still in the L1 cache when they are finished.
+    constexpr int64_t kRows = 48;
+    alignas(64) A sums[kRows * kMaxVectors<A> * N];
+    const int64_t rows = p.rows;
+    p.c = sums, p.c_row = p.vectors * N, p.add = nullptr;
+    const int64_t parts = up(rows, kRows), step = up(rows, parts);
+    for (int64_t r = 0; r < rows; r += step) {
+      p.rows = std::min(step, rows - r);
+      panel(p);
+      finish(sums, p.c_row, p.rows, width, at + r * y_row, y_row);
+      p.a += step * p.a_row;
+      if (p.row_scale) p.row_scale += step, p.row_shift += step;
+    }
+  }
+
+  void finish(const A* sums, int64_t pitch, int64_t rows, int64_t width, int64_t at, int64_t y_row) const {
+    const VA slope(static_cast<A>(a.slope));
+    with_act(clamp_is_all ? Act::identity : a.act, [&](auto act) {
+      for (int64_t r = 0; r < rows; ++r, sums += pitch, at += y_row) {
+        T* to = y() + at;
+        const T* add = a.residual ? residual() + at : nullptr;
+        for (int64_t i = 0; i < width; i += N) {
+          VA v = activate<act()>(vload(sums + i), slope);
+          if (const int n = static_cast<int>(std::min<int64_t>(N, width - i)); n == N) {
+            store(to + i, add ? v + vload(add + i) : v);
+          } else {
+            store_n(to + i, add ? v + vload_n(add + i, n) : v, n);
+          }
+        }
+      }
+    });
+  }
+
+  // ---- channels_last ------------------------------------------------------------------------------------------------------
+  // Pixels [begin, end) and panels [first, last).
+  void rows_nhwc(int64_t begin, int64_t end, int64_t first, int64_t last) const {
+    const int64_t columns = std::min<int64_t>(s.K, 4 * s.C), row_bytes = (s.C + columns) * static_cast<int64_t>(sizeof(A));
+    const int64_t most = std::max<int64_t>(1, kChunkBytes / row_bytes / kChunkRows) * kChunkRows;
+    const int64_t chunks = up(end - begin, most), chunk = up(end - begin, chunks);
+    A* const copy = copies_x ? kept<A>(0, chunk * s.C) : nullptr;
+    for (int64_t m = begin; m < end; m += chunk) {
+      const int64_t rows = std::min(chunk, end - m);
+      if (copies_x) copy_rows(m, rows, copy);
+      PanelArgs<A> p{};
+      if constexpr (std::is_same_v<T, A>) p.a = copies_x ? copy : x() + m * s.C;
+      else p.a = copy;
+      p.a_row = p.depth = s.C, p.rows = rows;
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t c = panels.begin(i) * N;
+        p.vectors = panels.size(i);
+        p.column_shift = packed() + kPackedHeader + c;
+        p.b = packed() + kPackedHeader + up(s.K, 16) * 16 + c * s.C;
+        run_panel(p, std::min<int64_t>(p.vectors * N, s.K - c), m * s.K + c, s.K);
+      }
+    }
+  }
+
+  // Rows of x as A, times their image's gate.
+  void copy_rows(int64_t m, int64_t rows, A* to) const {
+    for (int64_t r = 0; r < rows; ++r, to += s.C) {
+      const T* from = x() + (m + r) * s.C;
+      const T* g = a.gate ? gate() + (m + r) / s.HW * s.C : nullptr;
+      gated(from, s.C, to, [&](int64_t c, int n) { return n == N ? vload(g + c) : vload_n(g + c, n); }, g != nullptr);
+    }
+  }
+
+  template <class Gate>
+  static CK_INLINE void gated(const T* from, int64_t count, A* to, Gate&& gate, bool is_gated) {
+    int64_t c = 0;
+    for (; c + N <= count; c += N) store(to + c, is_gated ? vload(from + c) * gate(c, N) : vload(from + c));
+    if (const int n = static_cast<int>(count - c))
+      store_n(to + c, is_gated ? vload_n(from + c, n) * gate(c, n) : vload_n(from + c, n), n);
+  }
+
+  void run_nhwc() const {
+    const int64_t rows = s.N * s.HW, threads = a.pool.threads, work = s.C * s.K;
+    // Of the busiest thread, in vectors of sums.
+    const int64_t by_rows = up(rows, threads) * panels.vectors;
+    const int64_t by_panels = rows * std::min(panels.vectors, up(panels.count, threads) * panels.most());
+    if (rows <= kFew * kChunkRows * threads && by_panels * 10 <= by_rows * 11) {
+      parallel(a.pool, panels.count, up(kTaskWork, std::max<int64_t>(1, rows * work / panels.count)),
+               [&](int64_t b, int64_t e) { rows_nhwc(0, rows, b, e); });
+    } else {
+      parallel(a.pool, rows, up(kTaskWork, work), [&](int64_t b, int64_t e) { rows_nhwc(b, e, 0, panels.count); });
+    }
+  }
+
+  // ---- NCHW ---------------------------------------------------------------------------------------------------------------
+  void run_nchw() const {
+    const Scratch<A> weights = std::is_same_v<T, A> ? nullptr : widened(static_cast<const T*>(a.weight), s.K * s.C);
+    const Scratch<A> ones = a.scale ? nullptr : filled(A(1)), none = a.shift ? nullptr : filled(A(0));
+    const int64_t units = s.N * panels.count, threads = a.pool.threads;
+    const int64_t parts = units % threads && units < 4 * threads ? std::min(threads, s.K) : 1, step = up(s.K, parts);
+    const int64_t work = panels.most() * N * s.C * step;
+    parallel(a.pool, units * parts, up(kTaskWork, work), [&](int64_t begin, int64_t end) {
+      A* const pixels = kept<A>(0, panels.most() * N * s.C);
+      int64_t copied = -1;
+      for (int64_t u = begin; u < end; ++u) {
+        const int64_t n = u / parts / panels.count, i = u / parts % panels.count, k = u % parts * step;
+        if (k >= s.K) continue;
+        const int64_t at = panels.begin(i) * N, width = std::min<int64_t>(panels.size(i) * N, s.HW - at);
+        PanelArgs<A> p{};
+        p.vectors = panels.size(i);
+        if (copied != u / parts) copy_pixels(n, at, width, p.vectors, pixels);
+        copied = u / parts;
+        if constexpr (std::is_same_v<T, A>) p.a = static_cast<const A*>(a.weight) + k * s.C;
+        else p.a = weights.get() + k * s.C;
+        p.a_row = p.depth = s.C, p.rows = std::min(step, s.K - k), p.b = pixels;
+        p.row_scale = (a.scale ? static_cast<const A*>(a.scale) : ones.get()) + k;
+        p.row_shift = (a.shift ? static_cast<const A*>(a.shift) : none.get()) + k;
+        run_panel(p, width, (n * s.K + k) * s.HW + at, s.HW);
+      }
+    });
+  }
+
+  // Pixels [at, at + width) of image n, [C][whole vectors], times the gate; zeros after the last pixel.
+  void copy_pixels(int64_t n, int64_t at, int64_t width, int vectors, A* to) const {
+    const int last = static_cast<int>(width - (vectors - 1) * N);
+    for (int64_t c = 0; c < s.C; ++c) {
+      const T* from = x() + (n * s.C + c) * s.HW + at;
+      const VA g(a.gate ? wide(gate()[n * s.C + c]) : A(1));
+      for (int j = 0; j < vectors; ++j, to += N) {
+        const VA v = j == vectors - 1 && last < N ? vload_n(from + j * N, last) : vload(from + j * N);
+        store(to, a.gate ? v * g : v);
+      }
+    }
+  }
+
+  static A wide(T v) {
+    if constexpr (std::is_same_v<T, double>) return v;
+    else return to_float(v);
+  }
+  static Scratch<A> widened(const T* from, int64_t count) {
+    Scratch<A> to = uninitialised<A>(count);
+    gated(from, count, to.get(), [](int64_t, int) { return VA(A(1)); }, false);
+    return to;
+  }
+  Scratch<A> filled(A value) const {
+    Scratch<A> to = uninitialised<A>(s.K);
+    std::fill_n(to.get(), s.K, value);
+    return to;
+  }
+};
+
+// Columns [c, c + n) of the packed weights: [k][n], scaled; b gathers along the rows of the weight.
+template <class T>
+void pack_panel(const PointwisePackArgs& a, int64_t begin, int64_t columns, Acc<T>* to) {
+  using A = Acc<T>;
+  using VA = V<T>;
+  constexpr int N = VA::N;
+  const T* weight = static_cast<const T*>(a.weight);
+  for (int64_t j = 0; j < columns; j += N) {
+    const int64_t c = begin + j;
+    const int n = static_cast<int>(std::clamp<int64_t>(a.K - c, 0, N));
+    const VA f = !a.scale ? VA(A(1)) : n == N ? vload(static_cast<const A*>(a.scale) + c)
+                                              : vload_n(static_cast<const A*>(a.scale) + c, n);
+    for (int64_t k = 0; k < a.C; ++k) {
+      VA v;
+      if (n == N && a.C < (int64_t(1) << 31) / N) {
+        load_step(v, weight + c * a.C + k, a.C);
+      } else {
+        T some[N] = {};
+        for (int l = 0; l < n; ++l) some[l] = weight[(c + l) * a.C + k];
+        load(v, some);
+      }
+      store(to + k * columns + j, v * f);
+    }
+  }
+}
+
+template <class T>
+void pack(const PointwisePackArgs& a) {
+  using A = Acc<T>;
+  constexpr int N = V<T>::N;
+  const Panels<A> panels(a.K);
+  A *header = static_cast<A*>(a.packed), *shift = header + kPackedHeader;
+  std::fill_n(header, kPackedHeader, A(0));
+  header[0] = A(static_cast<int>(Isa::CK_ISA)), header[1] = A(a.C), header[2] = A(a.K);
+  const int64_t padded = up(a.K, 16) * 16;
+  for (int64_t c = 0; c < padded; ++c) shift[c] = a.shift && c < a.K ? static_cast<const A*>(a.shift)[c] : A(0);
+  parallel(a.pool, panels.count, up(16 * 1024, std::max<int64_t>(1, a.C * panels.most() * N)),
+           [&](int64_t b, int64_t e) {
+             for (int64_t i = b; i < e; ++i) {
+               const int64_t c = panels.begin(i) * N;
+               pack_panel<T>(a, c, panels.size(i) * N, shift + padded + c * a.C);
+             }
+           });
+}
+
+}  // namespace
+
+void pointwise_pack(const PointwisePackArgs& a) {
+  with_dtype(a.dtype, [&](auto t) { pack<decltype(t)>(a); });
+}
+
+void pointwise(const PointwiseArgs& a) {
+  const PointwiseShape& s = a.shape;
+  if (s.N * s.HW * s.K == 0) return;
+  with_dtype(a.dtype, [&](auto t) {
+    using T = decltype(t);
+    if (!s.channels_last) return Pointwise<T>(a).run_nchw();
+    if (a.packed) return Pointwise<T>(a).run_nhwc();
+    const Scratch<Acc<T>> packed = uninitialised<Acc<T>>(pointwise_packed_size(s.C, s.K));
+    CK_ISA::pointwise_pack({a.dtype, a.weight, a.scale, a.shift, s.C, s.K, packed.get(), a.pool});
+    PointwiseArgs with = a;
+    with.packed = packed.get();
+    Pointwise<T>(with).run_nhwc();
+  });
+}
+
+}  // namespace ck::cpu::CK_ISA

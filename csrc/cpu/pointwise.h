@@ -1,0 +1,44 @@
+// 1x1 convolution of x * gate with scale, shift, activation and residual.
+#pragma once
+#include "../math/activation.h"
+#include "../math/dtype.h"
+#include "../math/pointwise_shape.h"
+#include "isa.h"
+#include "parallel.h"
+
+namespace ck::cpu {
+// Weights and parameters in the order in which the channels_last kernel reads them, in the accumulate type.
+struct PointwisePackArgs {
+  Dtype dtype;         // of the weight
+  const void* weight;  // [K, C]
+  const void* scale;   // [K] each, float (double for f64); null: 1 and 0
+  const void* shift;
+  int64_t C, K;
+  void* packed;  // pointwise_packed_size(C, K) elements
+  Pool pool;
+};
+struct PointwiseArgs {
+  Dtype dtype;
+  const void* x;
+  const void *weight, *scale, *shift;  // as above, or null where packed is given
+  const void* packed;                  // as made for this instruction set: channels_last only
+  const void* gate;                    // [N, C], or null
+  const void* residual;                // like y, or null
+  void* y;                             // act(scale * weight (x * gate) + shift) + residual
+  PointwiseShape shape;
+  Act act;
+  double slope;
+  Pool pool;
+};
+}  // namespace ck::cpu
+namespace ck::cpu {
+// ---- packed weights ------------------------------------------------------------------------------------------------
+// [header][shift, padded][panels of scaled weights, see gemm_tile.h].  The header says for which instruction set and sizes.
+constexpr int64_t kPackedHeader = 16;
+inline int64_t pointwise_packed_size(int64_t C, int64_t K) { return kPackedHeader + (K + 15) / 16 * 16 * (C + 1); }
+inline bool is_packed_for(const float* header, Isa isa, int64_t C, int64_t K) {
+  return header[0] == static_cast<float>(isa) && header[1] == static_cast<float>(C) && header[2] == static_cast<float>(K);
+}
+}  // namespace ck::cpu
+CK_CPU_KERNEL(pointwise_pack, ck::cpu::PointwisePackArgs)
+CK_CPU_KERNEL(pointwise, ck::cpu::PointwiseArgs)
