@@ -52,6 +52,42 @@ DEPTHWISE_TRAIN = [
 ]
 
 
+class Pointwise(NamedTuple):
+    """A 1x1 layer on a map of ``size``; with ``shortcut`` the block's input is added."""
+
+    network: str
+    c_in: int
+    c_out: int
+    size: int
+    act: str = "identity"
+    gate: bool = False
+    shortcut: bool = False
+
+    def name(self, batch: int) -> str:
+        extras = f"{' gate' if self.gate else ''}{' +x' if self.shortcut else ''}"
+        return f"{self.network} {self.c_in}-{self.c_out}ch {self.size}x{self.size} {self.act}{extras} b{batch}"
+
+
+POINTWISE = [
+    Pointwise("mobilenet_v2", 32, 16, 112),
+    Pointwise("mobilenet_v2", 16, 96, 112, "relu6"),
+    Pointwise("mobilenet_v2", 144, 24, 56, shortcut=True),
+    Pointwise("mobilenet_v2", 24, 144, 56, "relu6"),
+    Pointwise("mobilenet_v2", 192, 32, 28, shortcut=True),
+    Pointwise("mobilenet_v2", 32, 192, 28, "relu6"),
+    Pointwise("mobilenet_v2", 384, 64, 14, shortcut=True),
+    Pointwise("mobilenet_v2", 96, 576, 14, "relu6"),
+    Pointwise("mobilenet_v2", 960, 160, 7, shortcut=True),
+    Pointwise("mobilenet_v2", 160, 960, 7, "relu6"),
+    Pointwise("mobilenet_v2", 320, 1280, 7, "relu6"),
+    Pointwise("efficientnet_b0", 24, 144, 56, "silu"),
+    Pointwise("efficientnet_b0", 240, 40, 28, gate=True, shortcut=True),
+    Pointwise("efficientnet_b0", 112, 672, 14, "silu"),
+    Pointwise("efficientnet_b0", 480, 80, 14, gate=True, shortcut=True),
+    Pointwise("efficientnet_b0", 1152, 192, 7, gate=True, shortcut=True),
+]
+
+
 class Plane(NamedTuple):
     """A feature map: what element-wise, BN, shuffle and SE ops see."""
 

@@ -46,6 +46,10 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "bn_act_train": lambda: (_with_running(ops.bn_act_train, act="silu"), _randn((2, 19, 5, 5), *_C)),
     "channel_shuffle": lambda: (lambda x: ops.channel_shuffle(x, 3), _randn((2, 12, 5, 5))),
     "concat_shuffle_split": lambda: (ops.concat_shuffle_split, _randn((2, 6, 5, 5), (2, 6, 5, 5))),
+    "pointwise_conv_bn_act": lambda: (
+        ops.pointwise_conv_bn_act,
+        _randn((2, 16, 5, 5), (24, 16, 1, 1), (24,), (24,)),
+    ),
     "squeeze_excite": lambda: (ops.squeeze_excite, _randn((2, 16, 5, 5), (4, 16), (4,), (16, 4), (16,))),
     "nms": lambda: (lambda b, s: ops.nms(b, s, 0.3), _boxes()),
     "nms_padded": lambda: (lambda b, s: ops.nms_padded(b[None], s[None], 0.3, max_out=20), _boxes()),

@@ -19,6 +19,8 @@ Written by `python -m tests.gpu_status`; a test keeps the list equal to the code
 - executed on the CPU: the CUDA source compiled for the CPU (`tests/host_cuda`), through the contract table and by
   drivers: plain, with ASan + UBSan, and with TSan, which sees races between the threads of a block.
 - interpreted: by Triton's interpreter (3.6), through the contract table.
+
+`pointwise_conv_bn_act` has no GPU kernel yet: calls on CUDA tensors are computed by `reference`.
 """
 
 

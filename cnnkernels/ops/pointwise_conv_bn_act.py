@@ -6,15 +6,13 @@
 The gate is what a squeeze-and-excitation block computes: multiplied on the way in, the scaled map is never stored.  Half
 types are accumulated in fp32 and rounded once, at the end.
 
-A model in evaluation packs its weights once: ``packed = pack(weight, scale, shift)``, then ``packed(x, act)``.
+A module in evaluation packs its weights once: ``panels = pack(weight, shift)``, then ``packed(x, panels, channels, act)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -113,13 +111,12 @@ def _native(
 
 POINTWISE_CONV_BN_ACT = Op(
     NAME,
-    '(Tensor x, Tensor weight, Tensor scale, Tensor shift, str act="identity", Tensor? gate=None,'
-    " Tensor? residual=None) -> Tensor",
+    "(Tensor x, Tensor weight, Tensor scale, Tensor shift, str act, Tensor? gate, Tensor? residual) -> Tensor",
     check=_check_forward,
     reference=_reference,
     fake=lambda x, weight, scale, shift, act, gate, residual: _layout.empty_like(x, _output_shape(x, weight)),
     native=_native,
-    native_ops=("pointwise",),
+    native_ops=("pointwise", "pointwise_pack", "pointwise_packed"),
     direct=_direct,
     autocast=("x", "weight", "gate", "residual"),
     # as torch counts a convolution: two per multiply-add
@@ -130,22 +127,22 @@ POINTWISE_CONV_BN_ACT = Op(
 # ---- packed weights, for modules ----------------------------------------------------------------------------------------
 
 
-def pack(weight: Tensor, scale: Tensor, shift: Tensor) -> Callable[..., Tensor] | None:
-    """``packed(x, act, gate=None, residual=None)`` on weights that are scaled and ordered now; None where that is not there.
+def pack(weight: Tensor, shift: Tensor) -> Tensor:
+    """[K, C, 1, 1] (scaled) and [K], float32 on the CPU, as ``packed`` reads them: one opaque vector."""
+    panels: Tensor = _ext.direct_ops.pointwise_pack(weight.contiguous(), None, shift)
+    return panels
 
-    For plain float32 CPU tensors, x dense in channels_last.  The call checks only what the kernel would otherwise read out
-    of bounds, and raises for anything else; no autograd, mode or recorder sees it.
+
+def packed(
+    x: Tensor, panels: Tensor, channels: int, act: str, gate: Tensor | None = None, residual: Tensor | None = None
+) -> Tensor:
+    """The op on weights that ``pack`` has ordered; channels: K.
+
+    For plain float32 CPU tensors, dense in channels_last.  Only what the kernel would otherwise read out of bounds is
+    checked (RuntimeError), as is the instruction set for which the weights were packed; no autograd, mode or recorder sees it.
     """
-    if not (_ext.module is not None and weight.is_cpu and weight.dtype is scale.dtype is shift.dtype is torch.float32):
-        return None
-    ops, channels = _ext.direct_ops, weight.shape[0]
-    panels = ops.pointwise_pack(weight.contiguous(), scale, shift)
-
-    def packed(x: Tensor, act: str, gate: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        y: Tensor = ops.pointwise_packed(x, panels, channels, gate, residual, *_activation.parse(act))
-        return y
-
-    return packed
+    y: Tensor = _ext.direct_ops.pointwise_packed(x, panels, channels, gate, residual, *_activation.parse(act))
+    return y
 
 
 # ---- public -------------------------------------------------------------------------------------------------------------

@@ -44,10 +44,10 @@ struct Panels {
 template <class A>
 struct PanelArgs {
   const A* a;
-  int64_t a_row, rows, depth;  // A is [rows, depth]
-  const A* b;                  // the panel
-  int vectors, last;           // of the panel; valid lanes of the last vector
-  const A *column_shift;       // padded to whole vectors, or null
+  int64_t a_row, rows, depth;      // A is [rows, depth]
+  const A* b;                      // the panel
+  int vectors, last;               // of the panel; valid lanes of the last vector
+  const A* column_shift;           // padded to whole vectors, or null
   const A *row_scale, *row_shift;  // both or neither
   A* c;
   int64_t c_row;

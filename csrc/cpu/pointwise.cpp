@@ -100,7 +100,8 @@ struct Pointwise {
   // ---- channels_last ------------------------------------------------------------------------------------------------------
   // Pixels [begin, end) and panels [first, last).
   void rows_nhwc(int64_t begin, int64_t end, int64_t first, int64_t last) const {
-    const int64_t columns = std::min<int64_t>(s.K, 4 * s.C), row_bytes = (s.C + columns) * static_cast<int64_t>(sizeof(A));
+    const int64_t columns = std::min<int64_t>(s.K, 4 * s.C),
+                  row_bytes = (s.C + columns) * static_cast<int64_t>(sizeof(A));
     const int64_t most = std::max<int64_t>(1, kChunkBytes / row_bytes / kChunkRows) * kChunkRows;
     const int64_t chunks = up(end - begin, most), chunk = up(end - begin, chunks);
     A* const copy = copies_x ? kept<A>(0, chunk * s.C) : nullptr;
@@ -218,8 +219,9 @@ void pack_panel(const PointwisePackArgs& a, int64_t begin, int64_t columns, Acc<
   for (int64_t j = 0; j < columns; j += N) {
     const int64_t c = begin + j;
     const int n = static_cast<int>(std::clamp<int64_t>(a.K - c, 0, N));
-    const VA f = !a.scale ? VA(A(1)) : n == N ? vload(static_cast<const A*>(a.scale) + c)
-                                              : vload_n(static_cast<const A*>(a.scale) + c, n);
+    const VA f = !a.scale ? VA(A(1))
+                 : n == N ? vload(static_cast<const A*>(a.scale) + c)
+                          : vload_n(static_cast<const A*>(a.scale) + c, n);
     for (int64_t k = 0; k < a.C; ++k) {
       VA v;
       if (n == N && a.C < (int64_t(1) << 31) / N) {

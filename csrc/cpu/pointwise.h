@@ -37,7 +37,8 @@ namespace ck::cpu {
 constexpr int64_t kPackedHeader = 16;
 inline int64_t pointwise_packed_size(int64_t C, int64_t K) { return kPackedHeader + (K + 15) / 16 * 16 * (C + 1); }
 inline bool is_packed_for(const float* header, Isa isa, int64_t C, int64_t K) {
-  return header[0] == static_cast<float>(isa) && header[1] == static_cast<float>(C) && header[2] == static_cast<float>(K);
+  return header[0] == static_cast<float>(isa) && header[1] == static_cast<float>(C) &&
+         header[2] == static_cast<float>(K);
 }
 }  // namespace ck::cpu
 CK_CPU_KERNEL(pointwise_pack, ck::cpu::PointwisePackArgs)

@@ -38,8 +38,8 @@ void check_weight(const Tensor& weight) {
                   "pointwise: x and weight do not match");
   check_vector(scale, x, s.K), check_vector(shift, x, s.K);
   Tensor y = output(x, s.K, residual);
-  cpu::pointwise({dtype_of(x), ptr(x), ptr(weight), ptr(scale), ptr(shift), nullptr, ptr(gate), ptr(residual), mut(y), s,
-                  act_of(act), slope, torch_pool()});
+  cpu::pointwise({dtype_of(x), ptr(x), ptr(weight), ptr(scale), ptr(shift), nullptr, ptr(gate), ptr(residual), mut(y),
+                  s, act_of(act), slope, torch_pool()});
   return y;
 }
 
@@ -55,8 +55,8 @@ void check_weight(const Tensor& weight) {
 }
 
 [[maybe_unused]] Tensor pointwise_packed_cpu(const Tensor& x, const Tensor& packed, int64_t channels,
-                                             const optional<Tensor>& gate, const optional<Tensor>& residual, int64_t act,
-                                             double slope) {
+                                             const optional<Tensor>& gate, const optional<Tensor>& residual,
+                                             int64_t act, double slope) {
   const PointwiseShape s = shape_of(x, channels, gate);
   STD_TORCH_CHECK(s.channels_last && x.scalar_type() == ScalarType::Float && packed.dim() == 1 &&
                       packed.scalar_type() == ScalarType::Float && packed.is_contiguous() &&
@@ -77,7 +77,8 @@ CK_NATIVE_OPS(m) {
       "float slope) -> Tensor");
   m.def("pointwise_pack(Tensor weight, Tensor? scale, Tensor? shift) -> Tensor");
   m.def(
-      "pointwise_packed(Tensor x, Tensor packed, int channels, Tensor? gate, Tensor? residual, int act, float slope) -> "
+      "pointwise_packed(Tensor x, Tensor packed, int channels, Tensor? gate, Tensor? residual, int act, float slope) "
+      "-> "
       "Tensor");
 }
 CK_CPU_IMPL(m) {

@@ -32,7 +32,7 @@ class Shape:
             draw(*self.x),
             draw(self.k, c, 1, 1, seed=1) * (0.5 if exact else c**-0.5),
             steps(self.k, seed=2, low=1, high=3, step=0.5) if exact else rand(self.k, seed=2, low=-2.0, high=2.0),
-            steps(self.k, seed=3) + 0.25 if exact else randn(self.k, seed=3),
+            steps(self.k, seed=3) + 0.0625 if exact else randn(self.k, seed=3),
             self.act,
             gate,
             randn(n, self.k, h, w, seed=4) if self.residual else None,
