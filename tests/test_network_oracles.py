@@ -35,6 +35,14 @@ def close(actual, expected, tolerance, name=None):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item(), msg=name)
 
 
+def matched(ours, other, by_order, kind):
+    """(name, our tensor, theirs) of every parameter or buffer."""
+    a, b = dict(getattr(ours, kind)()), dict(getattr(other, kind)())
+    names = b if by_order else a
+    assert len(a) == len(b)
+    return [(name, t, b[of]) for (name, t), of in zip(a.items(), names, strict=True)]
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_outputs(case: Case):
     """At the published size and at an odd one; and the same from the plain modules."""
@@ -75,13 +83,12 @@ def test_training_step(case: Case):
             assert case.ops <= {r.op for r in runs}
             assert {r.backend for r in runs} <= {"cpu"}, [r for r in runs if r.backend != "cpu"]
     close(losses[0], losses[1], 1e-9)
-    pairs = zip(ours.named_parameters(), other.parameters(), strict=True)
-    gradients = [(name, p.grad, q.grad) for (name, p), q in pairs]
+    gradients = [(name, p.grad, q.grad) for name, p, q in matched(ours, other, case.by_order, "named_parameters")]
     largest = max(g.abs().max().item() for _, _, g in gradients)
     for name, g, expected in gradients:
         # A bias before BatchNorm has a gradient of zero, which both compute as rounding errors.
         torch.testing.assert_close(
             g, expected, rtol=1e-6, atol=1e-8 * expected.abs().max().item() + 1e-12 * largest, msg=name
         )
-    for (name, a), b in zip(ours.named_buffers(), other.buffers(), strict=True):
+    for name, a, b in matched(ours, other, case.by_order, "named_buffers"):
         close(a, b, 1e-9, name)
