@@ -64,7 +64,8 @@ def scale_and_shift(bn: Any, bias: Tensor | None, like: Tensor, dtype: torch.dty
     return scale.to(dtype), shift.to(dtype)
 
 
-Reorder = Callable[[Tensor], Tensor]
+Reorder = Callable[[Tensor, Tensor], Tensor]
+"""Of the scaled weight and the shift: the weight as some kernel wants it."""
 
 
 def fold(conv: Any, bn: Any, dtype: torch.dtype, into_weight: bool, reorder: Reorder | None = None) -> Folded:
@@ -74,7 +75,8 @@ def fold(conv: Any, bn: Any, dtype: torch.dtype, into_weight: bool, reorder: Reo
         return Folded(*scale_and_shift(bn, bias, like, dtype), None if conv is None else conv.weight)
     scale, shift = scale_and_shift(bn, bias, like, torch.float64)
     weight = (conv.weight.to(torch.float64) * scale[:, None, None, None]).to(conv.weight.dtype)
-    return Folded(scale.to(dtype), shift.to(dtype), weight if reorder is None else reorder(weight))
+    shift = shift.to(dtype)
+    return Folded(scale.to(dtype), shift, weight if reorder is None else reorder(weight, shift))
 
 
 class FoldsBatchNorm(nn.Module):

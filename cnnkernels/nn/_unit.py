@@ -6,7 +6,8 @@ path              when                                                what runs
 train-fused       BatchNorm uses batch statistics                     ``dwconv_bn_act_train``; conv + ``bn_act_train``
 folded            BatchNorm uses its running statistics               ``dwconv_bn_act``, or conv + ``bn_act``, or (on a
                                                                       CPU, without gradients) conv with folded weights, which
-                                                      oneDNN computes with its activation and a sum as one call
+                                                      ``pointwise_conv_bn_act`` (1x1) or oneDNN computes with
+                                                      its activation and a sum as one call
 plain             anything unusual, see ``untouched``; SyncBatchNorm  the children, one after the other, as modules
                   in training; tracing by torch.fx or torch.func
 ================  ==================================================  ==================================================
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from cnnkernels import _activation, _backend, _check, _op, ops
+from cnnkernels.nn import _pointwise
 from cnnkernels.nn._fold import TENSORS, FoldsBatchNorm, sources_of
 from cnnkernels.nn.activation import activation_name
 
@@ -136,6 +138,8 @@ def run(
     readable = conv is not None and fully_readable(conv)
     depthwise = readable and is_depthwise(conv)
     foldable = readable and not depthwise and _may_fold_weights(x, conv, bn)
+    if foldable and fused_act is not None and shortcut is None and _pointwise.suits(x, conv, residual):
+        return _pointwise.run(owner, name, x, conv, bn, fused_act, residual)
     if foldable and fused_act is not None and _one_call(x, conv, fused_act, (residual, shortcut)):
         return _onednn(owner, name, x, conv, bn, fused_act, residual, shortcut)
     if fused_act is None or shortcut is not None:
@@ -232,7 +236,7 @@ def _onednn(
 ) -> Tensor:
     window = (conv.padding, conv.stride, conv.dilation, conv.groups)
 
-    def reorder(weight: Tensor) -> Tensor:
+    def reorder(weight: Tensor, shift: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_weight(weight, *window, x.shape)
 
     folded = owner.folded((name, "oneDNN"), conv, bn, torch.float32, into_weight=True, reorder=reorder)

