@@ -103,9 +103,9 @@ def test_kept_weights_follow_the_parameters(calls):
     block, x = Block().eval(), image()
     with torch.no_grad():
         first = block(x)
-        kept = block._folds[("conv", "oneDNN")].folded
+        kept = block._folds[("conv", "oneDNN")].result
         assert torch.equal(block(x), first)
-        assert block._folds[("conv", "oneDNN")].folded is kept
+        assert block._folds[("conv", "oneDNN")].result is kept
         block.conv.weight.mul_(2)
         close(block(x), block.expected(x))
         block.bn.running_mean.add_(1)

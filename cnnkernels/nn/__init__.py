@@ -5,6 +5,7 @@ from cnnkernels.nn.activation import Activation, Mish, create_activation
 from cnnkernels.nn.blocks import ChannelShuffle, Fire, InvertedResidual, ShuffleUnit, SqueezeExcite, conv_bn_act
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
 from cnnkernels.nn.mbconv import MBConv, StochasticDepth
+from cnnkernels.nn.repvgg import RepVGGBlock
 from cnnkernels.nn.sequential import FusedSequential
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "InvertedResidual",
     "MBConv",
     "Mish",
+    "RepVGGBlock",
     "ShuffleUnit",
     "SqueezeExcite",
     "StochasticDepth",

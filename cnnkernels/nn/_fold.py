@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 TENSORS = (torch.nn.Parameter, Tensor)
 """The exact types whose values a fused path may read; a subclass (DTensor, a quantised weight) has rules of its own."""
@@ -38,7 +40,7 @@ class Folded:
 class _Entry:
     sources: tuple[Tensor | None, ...]
     state: tuple[Any, ...]
-    folded: Folded
+    result: Any
 
 
 def sources_of(conv: Any, bn: Any) -> tuple[Tensor | None, ...]:
@@ -64,6 +66,11 @@ def scale_and_shift(bn: Any, bias: Tensor | None, like: Tensor, dtype: torch.dty
     return scale.to(dtype), shift.to(dtype)
 
 
+def scaled_weight(conv: Any, scale: Tensor) -> Tensor:
+    """In float64, like scale."""
+    return conv.weight.to(torch.float64) * scale[:, None, None, None]
+
+
 Reorder = Callable[[Tensor, Tensor], Tensor]
 """Of the scaled weight and the shift: the weight as some kernel wants it."""
 
@@ -74,7 +81,7 @@ def fold(conv: Any, bn: Any, dtype: torch.dtype, into_weight: bool, reorder: Reo
     if not into_weight or conv is None:
         return Folded(*scale_and_shift(bn, bias, like, dtype), None if conv is None else conv.weight)
     scale, shift = scale_and_shift(bn, bias, like, torch.float64)
-    weight = (conv.weight.to(torch.float64) * scale[:, None, None, None]).to(conv.weight.dtype)
+    weight = scaled_weight(conv, scale).to(conv.weight.dtype)
     shift = shift.to(dtype)
     return Folded(scale.to(dtype), shift, weight if reorder is None else reorder(weight, shift))
 
@@ -93,20 +100,22 @@ class FoldsBatchNorm(nn.Module):
 
         Where a gradient may be asked for, and under ``torch.compile``, it is computed afresh, as part of the graph.
         """
-        sources = sources_of(conv, bn)
+        state = (dtype, into_weight, None if bn is None else bn.eps)
+        kept = self.kept(name, sources_of(conv, bn), state, lambda: fold(conv, bn, dtype, into_weight, reorder))
+        return fold(conv, bn, dtype, into_weight, reorder) if kept is None else kept
+
+    def kept(
+        self, name: Any, sources: tuple[Tensor | None, ...], numbers: tuple[Any, ...], compute: Callable[[], T]
+    ) -> T | None:
+        """What ``compute`` made of sources and numbers, now or at an earlier call; None where it must not be kept."""
         tensors = [t for t in sources if t is not None]
         if (
             torch.compiler.is_compiling()
             or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
             or any(t.is_inference() for t in tensors)  # these have no version counter
         ):
-            return fold(conv, bn, dtype, into_weight, reorder)
-        state = (
-            dtype,
-            into_weight,
-            None if bn is None else bn.eps,
-            *((t._version, t.data_ptr(), t.dtype) for t in tensors),
-        )
+            return None
+        state = (*numbers, *((t._version, t.data_ptr(), t.dtype) for t in tensors))
         entry = self._folds.get(name)
         if (
             entry is None
@@ -115,9 +124,10 @@ class FoldsBatchNorm(nn.Module):
         ):
             # Normal tensors without history, also in inference mode: a later call may need a gradient for x.
             with torch.inference_mode(False), torch.no_grad():
-                entry = _Entry(sources, state, fold(conv, bn, dtype, into_weight, reorder))
+                entry = _Entry(sources, state, compute())
             self._folds[name] = entry
-        return entry.folded
+        result: T = entry.result
+        return result
 
     def train(self, mode: bool = True) -> FoldsBatchNorm:
         self._folds.clear()

@@ -79,14 +79,14 @@ def is_depthwise(conv: nn.Module | None) -> bool:
     return isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels == conv.out_channels
 
 
-def _readable(conv: Any, bn: Any) -> bool:
+def readable(conv: Any, bn: Any) -> bool:
     """Whether the tensors of these modules are plain ones."""
     return all(t is None or type(t) in TENSORS for t in sources_of(conv, bn))
 
 
 def fully_readable(conv: Any) -> bool:
     """A convolution whose weights an op may take instead of calling it."""
-    return untouched(conv, nn.Conv2d) and conv.padding_mode == "zeros" and _readable(conv, None)
+    return untouched(conv, nn.Conv2d) and conv.padding_mode == "zeros" and readable(conv, None)
 
 
 def padding_of(conv: nn.Conv2d) -> tuple[int, ...]:
@@ -131,13 +131,13 @@ def run(
     if (
         not ordinary_call(x)
         or x.dim() != 4
-        or not (bn is None or (untouched(bn, nn.BatchNorm2d, nn.SyncBatchNorm) and _readable(None, bn)))
+        or not (bn is None or (untouched(bn, nn.BatchNorm2d, nn.SyncBatchNorm) and readable(None, bn)))
     ):
         return plain(x, conv, bn, act, residual, shortcut)
     fused_act = activation_name(act) if act is None or untouched(act, type(act)) else None
-    readable = conv is not None and fully_readable(conv)
-    depthwise = readable and is_depthwise(conv)
-    foldable = readable and not depthwise and _may_fold_weights(x, conv, bn)
+    may_read = conv is not None and fully_readable(conv)
+    depthwise = may_read and is_depthwise(conv)
+    foldable = may_read and not depthwise and _may_fold_weights(x, conv, bn)
     if foldable and fused_act is not None and shortcut is None and _pointwise.suits(x, conv, residual):
         return _pointwise.run(owner, name, x, conv, bn, fused_act, residual)
     if foldable and fused_act is not None and _one_call(x, conv, fused_act, (residual, shortcut)):

@@ -22,8 +22,8 @@ def same_padding(kernel_size: Any, dilation: Any) -> tuple[int, int]:
     return step[0] * (kernel[0] // 2), step[1] * (kernel[1] // 2)
 
 
-def fold_conv(conv: nn.Conv2d, bn: Any) -> nn.Conv2d:
-    """A new Conv2d with a bias, equal to ``bn(conv(x))`` with running statistics."""
+def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A new Conv2d with the geometry of conv and these parameters; they want gradients where conv's weight does."""
     new = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
@@ -35,12 +35,17 @@ def fold_conv(conv: nn.Conv2d, bn: Any) -> nn.Conv2d:
         padding_mode=conv.padding_mode,
         device="meta",
     ).train(conv.training)
+    new.weight = nn.Parameter(weight, conv.weight.requires_grad)
+    new.bias = nn.Parameter(bias, conv.weight.requires_grad)
+    return new
+
+
+def fold_conv(conv: nn.Conv2d, bn: Any) -> nn.Conv2d:
+    """A new Conv2d with a bias, equal to ``bn(conv(x))`` with running statistics."""
     with torch.no_grad():
         folded = fold(conv, bn, conv.weight.dtype, into_weight=True)
     assert folded.weight is not None
-    new.weight = nn.Parameter(folded.weight, conv.weight.requires_grad)
-    new.bias = nn.Parameter(folded.shift, conv.weight.requires_grad)
-    return new
+    return conv_like(conv, folded.weight, folded.shift)
 
 
 def can_fold(conv: Any, bn: Any) -> bool:

@@ -89,7 +89,5 @@ def calibrate(model: nn.Module, size: int) -> None:
 def copy_weights(source: nn.Module, target: nn.Module, by_order: bool) -> None:
     state = source.state_dict()
     if by_order:
-        keys = [k for k in target.state_dict() if not k.endswith("num_batches_tracked")]
-        values = [v for k, v in state.items() if not k.endswith("num_batches_tracked")]
-        state = {**target.state_dict(), **dict(zip(keys, values, strict=True))}
+        state = dict(zip(target.state_dict(), state.values(), strict=True))
     target.load_state_dict(state, strict=True)
