@@ -4,6 +4,7 @@ from cnnkernels.nn._block import FusedBlock
 from cnnkernels.nn.activation import Activation, Mish, create_activation
 from cnnkernels.nn.blocks import ChannelShuffle, Fire, InvertedResidual, ShuffleUnit, SqueezeExcite, conv_bn_act
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
+from cnnkernels.nn.conv_same import Conv2dSame
 from cnnkernels.nn.mbconv import MBConv, StochasticDepth
 from cnnkernels.nn.repvgg import RepVGGBlock
 from cnnkernels.nn.sequential import FusedSequential
@@ -11,6 +12,7 @@ from cnnkernels.nn.sequential import FusedSequential
 __all__ = [
     "Activation",
     "ChannelShuffle",
+    "Conv2dSame",
     "ConvBNAct",
     "DWConvBNAct",
     "Fire",

@@ -29,6 +29,7 @@ from cnnkernels import _activation, _backend, _check, _op, ops
 from cnnkernels.nn import _pointwise
 from cnnkernels.nn._fold import TENSORS, FoldsBatchNorm, sources_of
 from cnnkernels.nn.activation import activation_name
+from cnnkernels.nn.conv_same import Conv2dSame
 
 _FUNCTORCH_LEVEL = torch._C._functorch.peek_interpreter_stack
 _IN_PLACE = {
@@ -86,11 +87,13 @@ def readable(conv: Any, bn: Any) -> bool:
 
 def fully_readable(conv: Any) -> bool:
     """A convolution whose weights an op may take instead of calling it."""
-    return untouched(conv, nn.Conv2d) and conv.padding_mode == "zeros" and readable(conv, None)
+    return untouched(conv, nn.Conv2d, Conv2dSame) and conv.padding_mode == "zeros" and readable(conv, None)
 
 
-def padding_of(conv: nn.Conv2d) -> tuple[int, ...]:
-    """(top and bottom, left and right), or (left, right, top, bottom) where the two sides differ."""
+def padding_of(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...]:
+    """For images x: (top and bottom, left and right), or (left, right, top, bottom) where the two sides may differ."""
+    if type(conv) is Conv2dSame:
+        return conv.padding_for(x)
     if conv.padding == "valid":
         return (0, 0)
     if conv.padding == "same":
@@ -177,7 +180,7 @@ def _folded_depthwise(
         folded.scale,
         folded.shift,
         stride=conv.stride,
-        padding=padding_of(conv),
+        padding=padding_of(conv, x),
         dilation=conv.dilation,
         act=act,
         residual=residual,
@@ -217,7 +220,7 @@ def _one_call(x: Tensor, conv: Any, act: str, added: tuple[Tensor | None, ...]) 
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.shape[1] == conv.in_channels
         and x.numel() > 0
-        and type(conv.padding) is tuple
+        and len(padding_of(conv, x)) == 2
         and all(t is None or (type(t) is Tensor and t.dtype is torch.float32 and not t.requires_grad) for t in added)
         and torch._C._get_mkldnn_enabled()
         and not _op._dispatcher_is_needed()
@@ -234,7 +237,7 @@ def _onednn(
     residual: Tensor | None,
     shortcut: Tensor | None,
 ) -> Tensor:
-    window = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    window = (padding_of(conv, x), conv.stride, conv.dilation, conv.groups)
 
     def reorder(weight: Tensor, shift: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_weight(weight, *window, x.shape)
@@ -284,7 +287,7 @@ def _train(x: Tensor, conv: Any, bn: Any, act: str, residual: Tensor | None, dep
             eps=bn.eps,
             momentum=momentum,
             stride=conv.stride,
-            padding=padding_of(conv),
+            padding=padding_of(conv, x),
             dilation=conv.dilation,
             act=act,
         )

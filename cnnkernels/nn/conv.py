@@ -12,6 +12,7 @@ from cnnkernels._op import REGISTRY
 from cnnkernels.nn import _unit
 from cnnkernels.nn._fold import FoldsBatchNorm, fold
 from cnnkernels.nn.activation import create_activation
+from cnnkernels.nn.conv_same import Conv2dSame
 
 
 def same_padding(kernel_size: Any, dilation: Any) -> tuple[int, int]:
@@ -23,8 +24,8 @@ def same_padding(kernel_size: Any, dilation: Any) -> tuple[int, int]:
 
 
 def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A new Conv2d with the geometry of conv and these parameters; they want gradients where conv's weight does."""
-    new = nn.Conv2d(
+    """A new convolution with the geometry of conv and these parameters; they want gradients where conv's weight does."""
+    new = (Conv2dSame if type(conv) is Conv2dSame else nn.Conv2d)(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,  # type: ignore[arg-type]
@@ -51,7 +52,7 @@ def fold_conv(conv: nn.Conv2d, bn: Any) -> nn.Conv2d:
 def can_fold(conv: Any, bn: Any) -> bool:
     """Whether ``fold_conv`` gives what the two modules compute in evaluation."""
     return (
-        _unit.untouched(conv, nn.Conv2d)
+        _unit.untouched(conv, nn.Conv2d, Conv2dSame)
         and _unit.untouched(bn, nn.BatchNorm2d, nn.SyncBatchNorm)
         and bn.running_mean is not None
     )
