@@ -41,6 +41,14 @@ def pytorchcv_model(name: str, **kw: Any) -> nn.Module:
     return importlib.import_module("pytorchcv.model_provider").get_model(name, pretrained=False, **kw)
 
 
+def pytorchcv_any_size(name: str, **kw: Any) -> nn.Module:
+    """Its last pooling, 7x7, replaced by one over the whole map, which is the same at the published image size."""
+    model: Any = pytorchcv_model(name, **kw)
+    assert isinstance(model.features.final_pool, nn.AvgPool2d)
+    model.features.final_pool = nn.AdaptiveAvgPool2d(1)
+    return model
+
+
 def pretrainedmodels_model(name: str, **kw: Any) -> nn.Module:
     module = package("pretrainedmodels")
     with redirect_stdout(io.StringIO()):

@@ -14,6 +14,17 @@ from cnnkernels.nn import ShuffleUnit, conv_bn_act
 _UNITS = (4, 8, 4)  # stages 2 to 4
 
 
+def initialise_layer(module: nn.Module, first: bool) -> None:
+    """Initial weights of both ShuffleNets as in the authors' code, megvii-model/ShuffleNet-Series."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, 0, 0.01 if first else 1 / module.weight.shape[1])
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.constant_(module.bias, 1e-4)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0, 0.01)
+        nn.init.zeros_(module.bias)
+
+
 class ShuffleStage(nn.Sequential):
     """Units that hand the two halves of their channels to each other, so that no unit has to split or join them."""
 
@@ -59,14 +70,7 @@ class ShuffleNetV2(Network):
         self.complete(shapes, features_only=features_only, **kw)
 
     def initialise(self, name: str, module: nn.Module) -> None:
-        """As the authors' code: megvii-model/ShuffleNet-Series."""
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, 0, 0.01 if name == "conv1.0" else 1 / module.weight.shape[1])
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.constant_(module.bias, 1e-4)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
+        initialise_layer(module, first=name == "conv1.0")
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return [child for name, child in self._modules.items() if name not in self.head]  # type: ignore[misc]
