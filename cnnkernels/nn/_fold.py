@@ -91,7 +91,7 @@ class FoldsBatchNorm(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._folds: dict[Any, _Entry] = {}
+        self._folds: dict[Any, Any] = {}
 
     def folded(
         self, name: Any, conv: Any, bn: Any, dtype: torch.dtype, into_weight: bool, reorder: Reorder | None = None

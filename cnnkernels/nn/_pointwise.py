@@ -30,7 +30,7 @@ def suits(x: Tensor, conv: Any, *factors: Tensor | None) -> bool:
         and x.dtype is conv.weight.dtype is torch.float32
         and x.shape[1] == conv.in_channels
         and x.numel() > 0
-        and ((x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)) or x[0, 0].numel() == 1)
+        and ((x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)) or x.shape[2] * x.shape[3] == 1)
         and all(t is None or (type(t) is Tensor and t.dtype is torch.float32 and not t.requires_grad) for t in factors)
         and POINTWISE_CONV_BN_ACT.why_not("cpu", "cpu") is None
     )

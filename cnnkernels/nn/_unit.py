@@ -90,6 +90,11 @@ def fully_readable(conv: Any) -> bool:
     return untouched(conv, nn.Conv2d, Conv2dSame) and conv.padding_mode == "zeros" and readable(conv, None)
 
 
+def fully_readable_norm(bn: Any) -> bool:
+    """A BatchNorm whose statistics and parameters an op may take instead of calling it."""
+    return untouched(bn, nn.BatchNorm2d, nn.SyncBatchNorm) and readable(None, bn)
+
+
 def padding_of(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...]:
     """For images x: (top and bottom, left and right), or (left, right, top, bottom) where the two sides may differ."""
     if type(conv) is Conv2dSame:
@@ -131,11 +136,7 @@ def run(
     if type(bn) is nn.Identity and untouched(bn, nn.Identity):
         bn = None
     # Three dimensions are an image without a batch to Conv2d and an error to BatchNorm2d: theirs to say.
-    if (
-        not ordinary_call(x)
-        or x.dim() != 4
-        or not (bn is None or (untouched(bn, nn.BatchNorm2d, nn.SyncBatchNorm) and readable(None, bn)))
-    ):
+    if not ordinary_call(x) or x.dim() != 4 or not (bn is None or fully_readable_norm(bn)):
         return plain(x, conv, bn, act, residual, shortcut)
     fused_act = activation_name(act) if act is None or untouched(act, type(act)) else None
     may_read = conv is not None and fully_readable(conv)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from cnnkernels import ops
 from cnnkernels.nn import _unit
 from cnnkernels.nn._block import FusedBlock
+from cnnkernels.nn._inverted_residual import inverted_residual
 from cnnkernels.nn.activation import activation_name, create_activation
 from cnnkernels.nn.conv import same_padding
-from cnnkernels.nn.sequential import FusedSequential, plus
+from cnnkernels.nn.sequential import FusedSequential
 
 
 def conv_bn_act(
@@ -76,7 +77,7 @@ class InvertedResidual(nn.Module):
         self.use_res_connect = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return plus(self.conv, x, x) if self.use_res_connect else self.conv(x)
+        return inverted_residual(self.conv, x, self.use_res_connect)
 
 
 class Fire(FusedBlock):

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cnnkernels.nn._inverted_residual import inverted_residual
 from cnnkernels.nn.blocks import SqueezeExcite, conv_bn_act
-from cnnkernels.nn.sequential import FusedSequential, plus
+from cnnkernels.nn.sequential import FusedSequential
 
 
 class StochasticDepth(nn.Module):
@@ -84,8 +85,6 @@ class MBConv(nn.Module):
         self.stochastic_depth: Any = StochasticDepth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.use_res_connect:
-            return self.block(x)
-        if self.training and self.stochastic_depth.p:
+        if self.use_res_connect and self.training and self.stochastic_depth.p:
             return self.stochastic_depth(self.block(x)) + x
-        return plus(self.block, x, x)
+        return inverted_residual(self.block, x, self.use_res_connect)

@@ -3,41 +3,17 @@
 #include "../cpu/dwconv.h"
 #include "../cuda/bn_act.h"
 
+#include "dwconv_window.h"
 #include "glue.h"
 
 namespace ck::glue {
 namespace {
 
-// window: stride (2), padding (left, right, top, bottom), dilation (2); pairs are (vertical, horizontal).
 DwConvShape shape_of(const Tensor& x, const Tensor& weight, const std::vector<int64_t>& window) {
   const int64_t C = x.dim() == 4 ? x.size(1) : 0;
-  STD_TORCH_CHECK(C > 0 && weight.dim() == 4 && weight.size(0) == C && weight.size(1) == 1 && weight.is_contiguous() &&
-                      weight.scalar_type() == x.scalar_type(),
+  STD_TORCH_CHECK(C > 0 && weight.dim() == 4 && weight.size(0) == C && weight.scalar_type() == x.scalar_type(),
                   "dwconv: x and weight do not match");
-  STD_TORCH_CHECK(window.size() == 8, "dwconv: bad arguments");
-  const int64_t kh = weight.size(2), kw = weight.size(3), H = x.size(2), W = x.size(3);
-  const int64_t *stride = window.data(), *padding = stride + 2, *dilation = padding + 4;
-  STD_TORCH_CHECK(H > 0 && W > 0 && kh > 0 && kw > 0 && stride[0] > 0 && stride[1] > 0 && dilation[0] > 0 &&
-                      dilation[1] > 0 && padding[0] >= 0 && padding[1] >= 0 && padding[2] >= 0 && padding[3] >= 0,
-                  "dwconv: bad arguments");
-  const int64_t rows = H + padding[2] + padding[3] - dilation[0] * (kh - 1);
-  const int64_t columns = W + padding[0] + padding[1] - dilation[1] * (kw - 1);
-  STD_TORCH_CHECK(rows > 0 && columns > 0, "dwconv: the kernel does not fit into x");
-  return {x.size(0),
-          C,
-          H,
-          W,
-          (rows - 1) / stride[0] + 1,
-          (columns - 1) / stride[1] + 1,
-          static_cast<int>(kh),
-          static_cast<int>(kw),
-          static_cast<int>(stride[0]),
-          static_cast<int>(stride[1]),
-          static_cast<int>(dilation[0]),
-          static_cast<int>(dilation[1]),
-          static_cast<int>(padding[2]),
-          static_cast<int>(padding[0]),
-          dense_channels_last(x)};
+  return dwconv_shape(x, weight, window, dense_channels_last(x));
 }
 
 Tensor output(const Tensor& x, const DwConvShape& s) {

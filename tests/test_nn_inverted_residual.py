@@ -1,0 +1,201 @@
+"""Inverted residuals in evaluation on a CPU: one call, equal to the modules, and only while nothing about them has changed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from cnnkernels import _ext
+from cnnkernels.nn import InvertedResidual, MBConv
+
+from .nn_oracle import randomise
+
+pytestmark = pytest.mark.skipif(_ext.module is None or _ext.module.direct is None, reason="needs direct calls")
+
+
+class Counted:
+    """The direct functions, counting those of whole blocks."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __getattr__(self, name):
+        function = getattr(_ext.module.direct, name)
+        if name != "inverted_residual":
+            return function
+
+        def counted(*args):
+            y = function(*args)
+            self.calls += 1
+            return y
+
+        return counted
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    monkeypatch.setattr(_ext, "direct_ops", ops := Counted())
+    return ops
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def image(c, size, n=2):
+    x = torch.randn(n, c, *size, generator=torch.Generator().manual_seed(1))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def made(block):
+    randomise(block)
+    return block.eval()
+
+
+def modules(block, x):
+    """What the modules compute, one by one."""
+
+    def children(m, x):
+        for child in m._modules.values():
+            x = children(child, x) if isinstance(child, nn.Sequential) else child(x)
+        return x
+
+    y = children(block.conv if isinstance(block, InvertedResidual) else block.block, x)
+    return y + x if block.use_res_connect else y
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
+
+
+BLOCKS = {
+    "v2": lambda: InvertedResidual(16, 16, 1, 6),
+    "strided": lambda: InvertedResidual(16, 24, 2, 6),
+    "not expanded": lambda: InvertedResidual(19, 8, 1, 1),
+    "odd": lambda: InvertedResidual(5, 7, 2, 3, kernel_size=5, act="silu"),
+    "v3": lambda: MBConv(16, 37, 16, kernel_size=5, act="hard_swish"),
+    "wide": lambda: MBConv(24, 144, 40, kernel_size=7, stride=2, act="relu"),
+    "dilated": lambda: MBConv(8, 40, 8, kernel_size=3, dilation=2, act="relu6"),
+}
+
+
+@pytest.mark.parametrize("size", [(7, 7), (14, 9), (61, 47), (1, 1)], ids=str)
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_equals_the_modules(block, n, size, threads, counted):
+    m = made(BLOCKS[block]())
+    x = image(next(m.parameters()).shape[1] if block != "not expanded" else 19, size, n)
+    before = x.clone()
+    with torch.no_grad():
+        y = m(x)
+        close(y, modules(m, x))
+    assert counted.calls == 1
+    assert torch.equal(x, before)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_threads_and_strips_do_not_show():
+    m, x = made(BLOCKS["v2"]()), image(16, (90, 80), 3)
+    with torch.no_grad():
+        results = []
+        for n in (1, 2):
+            before = torch.get_num_threads()
+            torch.set_num_threads(n)
+            results.append(m(x))
+            torch.set_num_threads(before)
+        assert torch.equal(*results)
+        assert torch.equal(m(x[1:2])[0], results[0][1])
+
+
+def change_weight(m):
+    m.conv[0][0].weight.mul_(1.5)
+
+
+def change_statistics(m):
+    m.conv[1][1].running_var.mul_(2)
+
+
+def change_eps(m):
+    m.conv[3].eps = 0.5
+
+
+def replace_activation(m):
+    m.conv[0][2] = nn.ReLU()
+    m.conv[1][2] = nn.ReLU()
+
+
+def replace_parameter(m):
+    m.conv[2].weight = nn.Parameter(torch.ones_like(m.conv[2].weight))
+
+
+def load(m):
+    m.load_state_dict({k: v * 1.25 if v.is_floating_point() else v for k, v in m.state_dict().items()})
+
+
+@pytest.mark.parametrize(
+    "change", [change_weight, change_statistics, change_eps, replace_activation, replace_parameter, load]
+)
+def test_changes_are_seen(change, counted):
+    m, x = made(InvertedResidual(16, 16, 1, 6)), image(16, (9, 9))
+    with torch.no_grad():
+        old = m(x)
+        change(m)
+        close(m(x), modules(m, x))
+        assert not torch.allclose(m(x), old)
+    assert counted.calls == 3
+
+
+def hook(m):
+    m.conv[1][0].register_forward_hook(lambda module, args, y: y * 2)
+
+
+def outer_hook(m):
+    m.conv.register_forward_hook(lambda module, args, y: y * 2)
+
+
+def dilate(m):
+    m.conv[1][0].dilation = m.conv[1][0].padding = (2, 2)
+    m.conv[2].bias = nn.Parameter(torch.ones(16))
+    hook(m)
+
+
+def train_one(m):
+    m.conv[1][1].train()
+
+
+def insert(m):
+    m.conv.insert(1, nn.Hardtanh(-1, 1))
+
+
+@pytest.mark.parametrize("change", [hook, outer_hook, dilate, train_one, insert])
+def test_what_needs_its_modules_called_gets_it(change, counted):
+    m, x = made(InvertedResidual(16, 16, 1, 6)), image(16, (9, 9))
+    with torch.no_grad():
+        m(x)
+        change(m)
+        again = copy.deepcopy(m)
+        y, want = m(x), modules(again, x)
+        close(y, want * 2 - x if change is outer_hook else want)  # the hook doubles the branch, not the sum
+    assert counted.calls == 1
+
+
+def test_gradients_and_layouts(counted):
+    m, x = made(InvertedResidual(16, 16, 1, 6)), image(16, (9, 9))
+    y = m(x)
+    y.sum().backward()
+    assert m.conv[0][0].weight.grad is not None
+    with torch.no_grad():
+        close(m(x.contiguous()), y)
+    m.requires_grad_(False)
+    xg = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    m(xg).sum().backward()
+    assert xg.grad is not None and counted.calls == 0
+    close(m(x), y)
+    assert counted.calls == 1
