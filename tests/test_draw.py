@@ -54,7 +54,7 @@ def test_every_network(name):
 
     with torch.device("meta"):
         model = create_model(name)
-    inside_gates = {"avgpool", "fc1", "fc2"}
+    inside_gates = {"avgpool", "fc1", "fc2", "conv_reduce", "conv_expand"}
     called = []
 
     def note(module, _):

@@ -80,9 +80,7 @@ def label(module: Any) -> Label | None:
         size = _both(module.output_size)
         return Label(f"global {name}" if size == (1, 1) else f"{name} to {size[0]}{TIMES}{size[1]}", "pool")
     if isinstance(module, SqueezeExcite):
-        return Label(
-            f"SE, {module.fc1.out_features if isinstance(module.fc1, nn.Linear) else module.fc1.out_channels}", "gate"
-        )
+        return Label(f"SE, {module.squeeze_channels}", "gate")
     if isinstance(module, ChannelShuffle):
         return Label(f"shuffle, {module.groups} groups", "shuffle")
     if isinstance(module, _SILENT) or normalisation(module) is not None:

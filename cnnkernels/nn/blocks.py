@@ -171,40 +171,50 @@ class SqueezeExcite(nn.Module):
     """``x * gate(fc2(act(fc1(mean of x over H and W))))``: Hu et al. 2017, arXiv:1709.01507; torchvision's keys.
 
     channels: of x.  squeeze_channels: of the middle layer.  act, gate: names; gate is "sigmoid" or "hard_sigmoid".
-    fc1 and fc2 are 1x1 convolutions.  As one op (``ops.squeeze_excite``) unless a child has hooks or another class.
+    fc1 and fc2 are 1x1 convolutions; names: what they are called instead.
+    As one op (``ops.squeeze_excite``) unless a child has hooks or another class.
     """
 
     def __init__(
-        self, channels: int, squeeze_channels: int, act: str = "relu", gate: str = "sigmoid", bias: bool = True
+        self,
+        channels: int,
+        squeeze_channels: int,
+        act: str = "relu",
+        gate: str = "sigmoid",
+        bias: bool = True,
+        names: tuple[str, str] = ("fc1", "fc2"),
     ) -> None:
         super().__init__()
         if gate not in ("sigmoid", "hard_sigmoid"):
             raise ValueError(f"SqueezeExcite: gate must be sigmoid or hard_sigmoid, got {gate!r}")
         self.avgpool: Any = nn.AdaptiveAvgPool2d(1)
-        self.fc1: Any = nn.Conv2d(channels, squeeze_channels, 1, bias=bias)
-        self.fc2: Any = nn.Conv2d(squeeze_channels, channels, 1, bias=bias)
+        self._names, self.squeeze_channels = names, squeeze_channels
+        self.add_module(names[0], nn.Conv2d(channels, squeeze_channels, 1, bias=bias))
+        self.add_module(names[1], nn.Conv2d(squeeze_channels, channels, 1, bias=bias))
         self.activation: Any = create_activation(act)
         self.scale_activation: Any = create_activation(gate)
 
     def forward(self, x: Tensor) -> Tensor:
+        children: dict[str, Any] = self._modules
+        fc1, fc2 = (children[name] for name in self._names)
         act, gate = activation_name(self.activation), activation_name(self.scale_activation)
         if (
             act is not None
             and gate in ("sigmoid", "hard_sigmoid")
             and _unit.ordinary_call(x)
             and _unit.untouched(self.avgpool, nn.AdaptiveAvgPool2d)
-            and _unit.fully_readable(self.fc1)
-            and _unit.fully_readable(self.fc2)
+            and _unit.fully_readable(fc1)
+            and _unit.fully_readable(fc2)
             and _unit.untouched(self.activation, type(self.activation))
             and _unit.untouched(self.scale_activation, type(self.scale_activation))
         ):
             return ops.squeeze_excite(
                 x,
-                self.fc1.weight.flatten(1),
-                self.fc1.bias,
-                self.fc2.weight.flatten(1),
-                self.fc2.bias,
+                fc1.weight.flatten(1),
+                fc1.bias,
+                fc2.weight.flatten(1),
+                fc2.bias,
                 act=act,
                 gate=gate,
             )
-        return x * self.scale_activation(self.fc2(self.activation(self.fc1(self.avgpool(x)))))
+        return x * self.scale_activation(fc2(self.activation(fc1(self.avgpool(x)))))
