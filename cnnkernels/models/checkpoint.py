@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from cnnkernels.models import layout as layouts
+from cnnkernels.models.network import Network
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -29,20 +32,33 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return {str(k): v for k, v in content.items()}
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str], may_skip: Sequence[str] = ()) -> None:
+def load_weights(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    may_skip: Sequence[str] = (),
+    layout: str | None = None,
+    whole: Callable[[], Network] | None = None,
+) -> None:
     """Copies a checkpoint into the model if it fits exactly; else raises ValueError and has changed nothing.
 
     may_skip: beginnings of keys that the file may have and the model need not.
+    layout: whose keys the file has, None for the model's own; the error names keys as the file has them.
+    whole: makes the network with all its layers, by which layouts are found; None: the model is whole.
     """
-    given, own = read_weights(path), model.state_dict()
+    in_file, own = read_weights(path), model.state_dict()
+    names: layouts.Names = {}
+    given, unknown = in_file, list[str]()
+    if layout is not None:
+        names = layouts.names_of(_network(model, whole), layout)
+        given, unknown = layouts.from_layout(names, in_file)
     given = {k: v for k, v in given.items() if k in own or not k.startswith(tuple(may_skip))}
     # Checkpoints from before PyTorch 0.4.1 have no num_batches_tracked; their models start counting from 0.
     optional = {k for k in own if k.endswith("num_batches_tracked")}
     problems = {
-        "missing": [k for k in own if k not in given and k not in optional],
-        "unexpected": [k for k in given if k not in own],
+        "missing": [layouts.key_in(names, k) for k in own if k not in given and k not in optional],
+        "unexpected": [*(layouts.key_in(names, k) for k in given if k not in own), *unknown],
         "of another shape": [
-            f"{k} (file {list(v.shape)}, model {list(own[k].shape)})"
+            f"{layouts.key_in(names, k)} (file {list(v.shape)}, model {list(own[k].shape)})"
             for k, v in given.items()
             if k in own and v.shape != own[k].shape
         ],
@@ -55,5 +71,19 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], may_skip: Seque
                 lines.append(f"  {len(keys)} {what}: {', '.join(keys[:10])}{rest}")
         if not problems["missing"] and not problems["unexpected"]:
             lines.append("  (for another number of classes: create the model with the file's, then reset_classifier)")
+        elif isinstance(model, Network):
+            found = layouts.layout_of(_network(model, whole), in_file)
+            if found is not None and found != (layout or ""):
+                lines.append(
+                    f"  (the file's keys are of {f'layout={found!r}' if found else 'our own layout, layout=None'})"
+                )
         raise ValueError("\n".join(lines))
     model.load_state_dict({**{k: own[k] for k in optional}, **given})
+
+
+def _network(model: nn.Module, whole: Callable[[], Network] | None) -> Network:
+    if whole is not None:
+        return whole()
+    if not isinstance(model, Network):
+        raise TypeError(f"load_weights: layout is for networks of cnnkernels.models, got {type(model).__name__}")
+    return model

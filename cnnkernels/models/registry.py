@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from cnnkernels import _backend
 from cnnkernels.models.checkpoint import load_weights
 from cnnkernels.models.network import Network
@@ -71,6 +73,7 @@ def create_model(
     in_chans: int = 3,
     features_only: bool = False,
     backend: str | None = None,
+    layout: str | None = None,
     **kw: Any,
 ) -> Any:
     """The network called ``name``, in training mode, with random weights or those of a file.
@@ -78,6 +81,8 @@ def create_model(
     pretrained: False, or the path of a checkpoint: ``.safetensors``, else a file that ``torch.load`` reads with
         ``weights_only=True`` (nothing else of it is ever unpickled).  Keys and shapes must match exactly; the file may
         also hold the layers that ``features_only`` or ``num_classes=0`` leave out.  Nothing is downloaded.
+    layout: whose keys the file has: None for ours, "timm" where that differs (EfficientNet, MobileNetV2 and V3; see
+        ``cnnkernels.models.convert``).
     num_classes: width of the classifier; 0: the model returns what the classifier would see, [N, num_features].
     in_chans: channels of the images.
     features_only: a network that returns a list of feature maps, described by ``model.channels`` and ``.strides``.
@@ -98,5 +103,11 @@ def create_model(
     model = entry.network(**kw)
     model.backend = _backend.validated(backend, "create_model")
     if pretrained is not False:
-        load_weights(model, pretrained, may_skip=model.left_out)
+
+        def whole() -> Network:
+            config = {k: v for k, v in kw.items() if k not in ("features_only", "out_indices")}
+            with torch.device("meta"):
+                return entry.network(**config)
+
+        load_weights(model, pretrained, model.left_out, layout, whole)
     return model
