@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cnnkernels import _ext
-from cnnkernels.nn import InvertedResidual, MBConv
+from cnnkernels.nn import InvertedResidual, MBConv, SqueezeExcite
 
 from .nn_oracle import randomise
 
@@ -82,6 +82,9 @@ BLOCKS = {
     "odd": lambda: InvertedResidual(5, 7, 2, 3, kernel_size=5, act="silu"),
     "v3": lambda: MBConv(16, 37, 16, kernel_size=5, act="hard_swish"),
     "wide": lambda: MBConv(24, 144, 40, kernel_size=7, stride=2, act="relu"),
+    "squeezed": lambda: MBConv(16, 40, 16, act="silu", squeeze_channels=5, squeeze_act="silu"),
+    "squeezed v3": lambda: MBConv(16, 37, 24, 5, 2, act="hard_swish", squeeze_channels=8, gate="hard_sigmoid"),
+    "squeezed only": lambda: MBConv(16, 16, 8, act="relu", squeeze_channels=4),
     "dilated": lambda: MBConv(8, 40, 8, kernel_size=3, dilation=2, act="relu6"),
 }
 
@@ -91,7 +94,7 @@ BLOCKS = {
 @pytest.mark.parametrize("block", BLOCKS)
 def test_equals_the_modules(block, n, size, threads, counted):
     m = made(BLOCKS[block]())
-    x = image(next(m.parameters()).shape[1] if block != "not expanded" else 19, size, n)
+    x = image(next(c for c in m.modules() if isinstance(c, nn.Conv2d)).in_channels, size, n)
     before = x.clone()
     with torch.no_grad():
         y = m(x)
@@ -184,6 +187,44 @@ def test_what_needs_its_modules_called_gets_it(change, counted):
         y, want = m(x), modules(again, x)
         close(y, want * 2 - x if change is outer_hook else want)  # the hook doubles the branch, not the sum
     assert counted.calls == 1
+
+
+class Doubled(SqueezeExcite):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def change_layer(m):
+    m.block[2].fc1.weight.mul_(3)
+
+
+def change_gate(m):
+    m.block[2].scale_activation = nn.Hardsigmoid()
+
+
+def hook_layer(m):
+    m.block[2].fc2.register_forward_hook(lambda module, args, y: y * 2)
+
+
+def hook_gate(m):
+    m.block[2].register_forward_hook(lambda module, args, y: y * 2)
+
+
+def another_class(m):
+    m.block[2].__class__ = Doubled
+
+
+@pytest.mark.parametrize(
+    ("change", "calls"), [(change_layer, 3), (change_gate, 3), (hook_layer, 1), (hook_gate, 1), (another_class, 1)]
+)
+def test_changes_of_the_squeeze_are_seen(change, calls, counted):
+    m, x = made(BLOCKS["squeezed"]()), image(16, (9, 9))
+    with torch.no_grad():
+        old = m(x)
+        change(m)
+        close(m(x), modules(m, x))
+        assert not torch.allclose(m(x), old)
+    assert counted.calls == calls
 
 
 def test_gradients_and_layouts(counted):

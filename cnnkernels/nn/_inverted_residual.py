@@ -25,6 +25,17 @@ _KEY = "inverted residual"
 _Unit = tuple[Any, Any, Any]  # convolution, BatchNorm, activation or None
 
 
+class Squeeze(nn.Module):
+    """A squeeze-and-excitation between depthwise convolution and projection; its class defines ``parts`` itself.
+
+    A subclass of ``SqueezeExcite`` does not, and may compute anything: it is called.
+    """
+
+    def parts(self) -> tuple[Any, Any, str, str] | None:
+        """The two layers and the names of activation and gate, or None where a child has to be called as a module."""
+        raise NotImplementedError
+
+
 def _geometry(conv: Any) -> tuple[Any, ...]:
     return conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
 
@@ -42,6 +53,7 @@ class _Plan:
     acts: tuple[tuple[Any, str], ...]
     tensors: tuple[tuple[dict[str, Any], str, Any, int, int], ...]
     channels: int
+    squeeze: Squeeze | None
     arguments: tuple[Any, ...]
 
     def holds(self) -> bool:
@@ -58,8 +70,8 @@ class _Plan:
         )
 
 
-def _units(block: FusedSequential) -> tuple[list[Any], list[_Unit]] | None:
-    """The nested sequentials and the two or three units of an inverted residual, or None if it is something else."""
+def _units(block: FusedSequential) -> tuple[list[Any], list[_Unit], Squeeze | None] | None:
+    """The nested sequentials, units and squeeze-and-excitation of an inverted residual, or None if it is something else."""
     sequentials: list[Any] = [block]
     leaves: list[Any] = []
     for child in _children(block):
@@ -69,13 +81,21 @@ def _units(block: FusedSequential) -> tuple[list[Any], list[_Unit]] | None:
         else:
             leaves.append(child)
     units: list[_Unit] = []
+    squeeze, at = None, -1
     while leaves:
+        if isinstance(leaves[0], Squeeze):
+            if squeeze is not None or "parts" not in type(leaves[0]).__dict__:
+                return None
+            squeeze, at = leaves.pop(0), len(units)
+            continue
         conv, bn, *leaves = leaves if len(leaves) > 1 else (None, None)
-        act = leaves.pop(0) if leaves and type(leaves[0]) is not nn.Conv2d else None
+        act = leaves.pop(0) if leaves and not isinstance(leaves[0], (nn.Conv2d, Squeeze)) else None
         if type(conv) is not nn.Conv2d or type(bn) is not nn.BatchNorm2d:
             return None
         units.append((conv, bn, act))
     if len(units) not in (2, 3) or not _unit.is_depthwise(units[-2][0]):
+        return None
+    if squeeze is not None and at != len(units) - 1:
         return None
     pointwise = [units[0][0], units[-1][0]] if len(units) == 3 else [units[-1][0]]
     if any(_geometry(c)[:5] != ((1, 1), (1, 1), (0, 0), (1, 1), 1) for c in pointwise):
@@ -83,12 +103,14 @@ def _units(block: FusedSequential) -> tuple[list[Any], list[_Unit]] | None:
     names = [None if act is None else activation_name(act) for _, _, act in units]
     if names[-1] not in (None, "identity") or names[0] is None or len(set(names[:-1])) > 1:
         return None
-    return sequentials, units
+    return sequentials, units, squeeze
 
 
-def _made(x: Tensor, sequentials: list[Any], units: list[_Unit]) -> _Plan | None:
+def _made(x: Tensor, sequentials: list[Any], units: list[_Unit], squeeze: Squeeze | None) -> _Plan | None:
     """The plan of these modules as they are now; None where something wants them called, or a gradient."""
     modules = [*sequentials, *(m for u in units for m in u if m is not None)]
+    if squeeze is not None:
+        modules.append(squeeze)
     tensors = [t for conv, bn, _ in units for t in sources_of(conv, bn) if t is not None]
     if (
         not all(_unit.untouched(m, type(m)) for m in modules)
@@ -128,6 +150,7 @@ def _made(x: Tensor, sequentials: list[Any], units: list[_Unit]) -> _Plan | None
         tuple((a, activation_name(a) or "") for _, _, a in units if a is not None),
         tuple(kept),
         units[0][0].in_channels,
+        squeeze,
         (
             expand,
             middle.weight.detach().contiguous(),
@@ -185,8 +208,17 @@ def _as_one(block: Any, x: Any, residual: bool) -> Tensor | None:
         x.requires_grad or any(t is not None and t.requires_grad for _, _, t, _, _ in plan.tensors)
     ):
         return None
+    layers: tuple[Any, ...] = (None, None, None, None, 0, 0.0, 0)
+    if plan.squeeze is not None:
+        parts = plan.squeeze.parts()
+        if parts is None:
+            return None
+        fc1, fc2, act, gate = parts
+        layers = (fc1.weight, fc1.bias, fc2.weight, fc2.bias, *_activation.parse(act), _activation.CODES[gate])
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in layers[:4]):
+            return None
     try:
-        y: Tensor = _ext.direct_ops.inverted_residual(x, *plan.arguments, residual)
+        y: Tensor = _ext.direct_ops.inverted_residual(x, *plan.arguments, residual, *layers)
     except Exception:
         return (
             None  # a window or an instruction set that the kernel does not take: the modules say what is wrong, or run

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnnkernels import ops
 from cnnkernels.nn import _unit
 from cnnkernels.nn._block import FusedBlock
-from cnnkernels.nn._inverted_residual import inverted_residual
+from cnnkernels.nn._inverted_residual import Squeeze, inverted_residual
 from cnnkernels.nn.activation import activation_name, create_activation
 from cnnkernels.nn.conv import same_padding
 from cnnkernels.nn.sequential import FusedSequential
@@ -167,7 +167,7 @@ class ShuffleUnit(nn.Module):
         return ops.channel_shuffle(torch.cat((left, right), dim=1), 2)
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(Squeeze):
     """``x * gate(fc2(act(fc1(mean of x over H and W))))``: Hu et al. 2017, arXiv:1709.01507; torchvision's keys.
 
     channels: of x.  squeeze_channels: of the middle layer.  act, gate: names; gate is "sigmoid" or "hard_sigmoid".
@@ -194,27 +194,28 @@ class SqueezeExcite(nn.Module):
         self.activation: Any = create_activation(act)
         self.scale_activation: Any = create_activation(gate)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def parts(self) -> tuple[Any, Any, str, str] | None:
+        """The two layers and the names of the activations, or None where a child has to be called as a module."""
         children: dict[str, Any] = self._modules
         fc1, fc2 = (children[name] for name in self._names)
         act, gate = activation_name(self.activation), activation_name(self.scale_activation)
         if (
             act is not None
             and gate in ("sigmoid", "hard_sigmoid")
-            and _unit.ordinary_call(x)
             and _unit.untouched(self.avgpool, nn.AdaptiveAvgPool2d)
             and _unit.fully_readable(fc1)
             and _unit.fully_readable(fc2)
             and _unit.untouched(self.activation, type(self.activation))
             and _unit.untouched(self.scale_activation, type(self.scale_activation))
         ):
-            return ops.squeeze_excite(
-                x,
-                fc1.weight.flatten(1),
-                fc1.bias,
-                fc2.weight.flatten(1),
-                fc2.bias,
-                act=act,
-                gate=gate,
-            )
-        return x * self.scale_activation(fc2(self.activation(fc1(self.avgpool(x)))))
+            return fc1, fc2, act, gate
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.parts() if _unit.ordinary_call(x) else None
+        if parts is None:
+            fc1, fc2 = (self._modules[name] for name in self._names)
+            return x * self.scale_activation(fc2(self.activation(fc1(self.avgpool(x)))))  # type: ignore[misc]
+        fc1, fc2, act, gate = parts
+        w1, w2 = fc1.weight.flatten(1), fc2.weight.flatten(1)
+        return ops.squeeze_excite(x, w1, fc1.bias, w2, fc2.bias, act=act, gate=gate)

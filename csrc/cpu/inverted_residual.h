@@ -1,7 +1,9 @@
-// Expansion, depthwise convolution and projection of an inverted residual without storing the maps in between.
+// Expansion, depthwise convolution, squeeze-and-excitation and projection of an inverted residual without storing the maps
+// in between.
 #pragma once
 #include "../math/activation.h"
 #include "../math/dwconv_shape.h"
+#include "../math/squeeze_excite_shape.h"
 #include "isa.h"
 #include "parallel.h"
 
@@ -18,6 +20,9 @@ struct InvertedResidualArgs {
   Act act;        // after the expansion and the depthwise convolution
   double slope;
   Pool pool;
+  const float *w1, *b1, *w2,
+      *b2;                     // layers of the squeeze-and-excitation after the depthwise convolution; w1 null: none
+  SqueezeExciteShape squeeze;  // of one image
 };
 }  // namespace ck::cpu
 CK_CPU_KERNEL(inverted_residual, ck::cpu::InvertedResidualArgs)

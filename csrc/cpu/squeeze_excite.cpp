@@ -315,11 +315,12 @@ void squeeze_excite_forward(const SqueezeExciteArgs& a) {
     const int64_t nc = s.N * s.C, nr = s.N * s.R, extra = block.strips > 1 ? nc * block.strips : 0;
     const std::unique_ptr<A[]> memory(new A[2 * nc + 2 * nr + extra]);
     A *mean = memory.get(), *gate = mean + nc, *hidden = gate + nc, *h = hidden + nr, *partial = h + nr;
+    if (a.gates) gate = static_cast<A*>(a.gates);
     block.for_images(a.pool, [&](const Pool& pool, int64_t n0, int64_t n1) {
       block.template pool_images<false>(pool, n0, n1, nullptr, mean, nullptr, partial);
       block.layers(pool, n0, n1, mean, hidden, h, gate);
       block.gates(n0, n1, gate, gate);
-      block.template scale_images<false>(pool, n0, n1, block.x, static_cast<T*>(a.y), gate, nullptr);
+      if (a.y) block.template scale_images<false>(pool, n0, n1, block.x, static_cast<T*>(a.y), gate, nullptr);
     });
   });
 }

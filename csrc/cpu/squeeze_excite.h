@@ -10,8 +10,9 @@ struct SqueezeExciteArgs {
   Dtype dtype;  // of every tensor
   SqueezeExciteShape shape;
   const void *x, *w1, *b1, *w2, *b2;  // biases may be null
-  void* y;
+  void* y;                            // null: the gates are all that is wanted
   Pool pool;
+  void* gates = nullptr;  // [N, C] in the accumulate type, or null
 };
 struct SqueezeExciteBackwardArgs {
   Dtype dtype;

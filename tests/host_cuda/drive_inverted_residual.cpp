@@ -1,6 +1,7 @@
 #include "../../csrc/cpu/dwconv.h"
 #include "../../csrc/cpu/inverted_residual.h"
 #include "../../csrc/cpu/pointwise.h"
+#include "../../csrc/cpu/squeeze_excite.h"
 #include "drive.h"
 
 using namespace drive;
@@ -20,13 +21,19 @@ const Sizes kSizes[] = {
     {2, 12, 11, 16, 16, 24, 7, 1},  // no expansion
 };
 
-void run(const Sizes& z) {
+void run(const Sizes& z, bool squeeze) {
+  constexpr int64_t R = 3;
   const bool expand = z.C != z.hidden, residual = z.C == z.K && z.stride == 1;
   const int64_t P = (z.H - 1) / z.stride + 1, Q = (z.W - 1) / z.stride + 1;
   const ck::DwConvShape s{z.N, z.hidden, z.H,          z.W,          P,   Q, z.kernel, z.kernel, z.stride, z.stride,
                           1,   1,        z.kernel / 2, z.kernel / 2, true};
   Buffer<float> x(z.N * z.H * z.W * z.C), we(z.hidden * z.C), wd(z.hidden * z.kernel * z.kernel), wp(z.K * z.hidden);
   Buffer<float> scale(z.hidden), shift(z.hidden), bias(z.K);
+  Buffer<float> w1(R * z.hidden), b1(R), w2(z.hidden * R), b2(z.hidden);
+  w1.random(8), b1.random(9), w2.random(10), b2.random(11);
+  const auto layers = [&](int64_t images) {
+    return ck::SqueezeExciteShape{images, z.hidden, P * Q, R, true, ck::Act::relu, ck::Act::sigmoid, 0};
+  };
   x.random(1), we.random(2), wd.random(3), wp.random(4), scale.random(5), shift.random(6), bias.random(7);
   for_each_isa([&] {
     const auto pool = ck::cpu::serial_pool();
@@ -51,8 +58,12 @@ void run(const Sizes& z) {
                           pool});
     ck::cpu::dwconv({ck::Dtype::f32, expand ? e.data() : x.data(), wd.data(), scale.data(), shift.data(), nullptr,
                      d.data(), s, relu6, 0, nullptr, nullptr, pool});
+    Buffer<float> g(d.n);
+    if (squeeze)
+      ck::cpu::squeeze_excite_forward(
+          {ck::Dtype::f32, layers(z.N), d.data(), w1.data(), b1.data(), w2.data(), b2.data(), g.data(), pool});
     ck::cpu::pointwise({ck::Dtype::f32,
-                        d.data(),
+                        squeeze ? g.data() : d.data(),
                         nullptr,
                         nullptr,
                         nullptr,
@@ -65,13 +76,14 @@ void run(const Sizes& z) {
                         0,
                         pool});
     ck::cpu::inverted_residual({x.data(), expand ? pe.data() : nullptr, wd.data(), scale.data(), shift.data(),
-                                pp.data(), y.data(), s, z.C, z.K, residual, relu6, 0, pool});
-    expect_close("block", y, want, 0.0);
+                                pp.data(), y.data(), s, z.C, z.K, residual, relu6, 0, pool,
+                                squeeze ? w1.data() : nullptr, b1.data(), w2.data(), b2.data(), layers(1)});
+    expect_close("block", y, want, squeeze ? 1e-6 : 0.0);
   });
 }
 
 }  // namespace
 
 DRIVE(inverted_residual) {
-  for (const Sizes& z : kSizes) run(z);
+  for (const Sizes& z : kSizes) run(z, false), run(z, true);
 }
