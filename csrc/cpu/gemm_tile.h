@@ -56,7 +56,7 @@ struct PanelArgs {
 };
 
 template <class A, int ROWS, int VECTORS>
-inline void tile(const PanelArgs<A>& p, const int64_t row) {
+inline void tile(const PanelArgs<A>& p, const int64_t row, const A* ahead) {
   using VA = V<A>;
   constexpr int N = VA::N, GROUPS = (ROWS + 2) / 3;
   VA acc[ROWS][VECTORS];
@@ -72,6 +72,8 @@ inline void tile(const PanelArgs<A>& p, const int64_t row) {
   const A *b = p.b, *next = p.a + (row + ROWS) * step;  // rows of the next tile, on their way to the L1 cache
   for (int64_t k = 0; k < p.depth; ++k, b += VECTORS * N, next += ROWS) {
     __builtin_prefetch(next);
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += 64 / sizeof(A);
     VA column[VECTORS];
 #pragma GCC unroll 4
     for (int j = 0; j < VECTORS; ++j) column[j] = vload(b + j * N);
@@ -106,9 +108,9 @@ inline void tile(const PanelArgs<A>& p, const int64_t row) {
 }
 
 template <class A, int ROWS, int VECTORS>
-inline void tile_of(int rows, const PanelArgs<A>& p, int64_t row) {
-  if (rows == ROWS) return tile<A, ROWS, VECTORS>(p, row);
-  if constexpr (ROWS > 1) tile_of<A, ROWS - 1, VECTORS>(rows, p, row);
+inline void tile_of(int rows, const PanelArgs<A>& p, int64_t row, const A* ahead) {
+  if (rows == ROWS) return tile<A, ROWS, VECTORS>(p, row, ahead);
+  if constexpr (ROWS > 1) tile_of<A, ROWS - 1, VECTORS>(rows, p, row, ahead);
 }
 
 template <class A, int VECTORS>
@@ -117,7 +119,10 @@ void panel_of(const PanelArgs<A>& p) {
   const int64_t tiles = up(p.rows, MOST);
   for (int64_t t = 0, row = 0; t < tiles; ++t) {  // evenly: no thin tile at the end
     const int rows = static_cast<int>(p.rows / tiles + (t < p.rows % tiles));
-    tile_of<A, MOST, VECTORS>(rows, p, row);
+    // A cache line of the next panel for each k of a tile, until all of it is on its way to the L2 cache.
+    const int64_t line = 64 / static_cast<int64_t>(sizeof(A)), size = p.depth * VECTORS * V<A>::N;
+    const A* ahead = p.b + (t * p.depth * line < size ? size + t * p.depth * line : 0);
+    tile_of<A, MOST, VECTORS>(rows, p, row, ahead);
     row += rows;
   }
 }
