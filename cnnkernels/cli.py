@@ -1,4 +1,4 @@
-"""The command ``cnnkernels``: examines the installation, runs the benchmarks of a checkout, draws networks."""
+"""The command ``cnnkernels``: examines the installation, runs the benchmarks of a checkout, draws and compares networks."""
 
 from __future__ import annotations
 
@@ -100,11 +100,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bench", help="pytest benchmarks/ --benchmark-only; further arguments go to pytest", add_help=False
     )
     _add_draw(commands)
+    from cnnkernels.compare import command as comparing
+
+    comparing.add_arguments(commands.add_parser("compare", help="networks side by side: cost, speed, memory, accuracy"))
     options, rest = parser.parse_known_args(arguments)
     if options.command == "bench":
         return bench(rest)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
+    if options.command == "compare":
+        return comparing.run(options)
     return draw(options) if options.command == "draw" else doctor()
 
 

@@ -12,16 +12,14 @@ import argparse
 import importlib.resources
 import importlib.util
 import pathlib
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnkernels._timing import interleaved_medians
 from cnnkernels.models import create_model
 from cnnkernels.models.checkpoint import load_weights
 
@@ -122,25 +120,6 @@ class EagerMobileNetV2(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
         return out
-
-
-def interleaved_medians(contenders: Sequence[Callable[[], Any]], rounds: int, seconds: float = 10.0) -> list[float]:
-    """Median seconds of each; the contenders take turns, so that a busy moment hits all of them.
-
-    After one round that does not count: ``rounds`` of them, or fewer if they take longer than ``seconds`` together.
-    """
-    times: list[list[float]] = [[] for _ in contenders]
-    for call in contenders:
-        call()
-    end = time.perf_counter() + seconds
-    for turn in range(rounds):
-        if turn and time.perf_counter() > end:
-            break
-        for own, call in zip(times, contenders, strict=True):
-            start = time.perf_counter()
-            call()
-            own.append(time.perf_counter() - start)
-    return [statistics.median(t) for t in times]
 
 
 def _top5(names: list[str], eager: Tensor, fused: Tensor) -> list[str]:

@@ -25,7 +25,7 @@ class Network(FusedBlock):
     A subclass builds its children under their published names, the last one by ``make_last_layer``, then calls
     ``complete``; it defines ``steps``, ``forward_head`` and ``initialise``.
 
-    On a CPU the activations inside are channels_last, where convolutions are faster so.
+    On a CPU the activations inside are channels_last, where convolutions are faster so; ``reference`` leaves them.
     ``backend``: None, or the name for ``cnnkernels.use_backend`` while this model computes; "reference" computes with
     the plain ``torch.nn`` children one after the other.
     """
@@ -135,7 +135,7 @@ class Network(FusedBlock):
         return self.forward_head(self.forward_features(x))
 
     def _as_computed(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dim() != 4:
+        if x.device.type != "cpu" or x.dim() != 4 or _backend.wanted() == "reference":
             return x
         if x.shape[1] == 1:  # the same memory in both layouts: only strides tell which it is
             _, _, h, w = x.shape

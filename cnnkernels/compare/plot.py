@@ -1,0 +1,131 @@
+"""Published accuracy over multiply-adds and over measured latency; the area of a bubble is the number of parameters."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cnnkernels.compare.measure import Row
+from cnnkernels.compare.output import write_bytes
+
+_AREA_PER_MILLION = 5.0  # square points
+_OFFSETS = [(dx, dy) for r in (1.0, 2.0, 3.2, 4.6, 6.2) for dx, dy in (
+    (0, r), (0, -r), (r, 0), (-r, 0), (r, r), (-r, r), (r, -r), (-r, -r), (r / 2, r), (-r / 2, r), (r / 2, -r), (-r / 2, -r)
+)]  # fmt: skip
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ImportError("--plot needs matplotlib: pip install matplotlib") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def require_matplotlib() -> None:
+    """ImportError, saying what to install, where it is missing."""
+    _matplotlib()
+
+
+def figure(rows: Sequence[Row]) -> Any:
+    """The matplotlib figure; networks without published accuracy are left out.  Of several batches the first."""
+    plt = _matplotlib()
+    batch = min((r.batch for r in rows), default=1)
+    shown = [r for r in rows if r.top1 is not None and r.batch == batch]
+    if not shown:
+        raise ValueError("nothing to plot: none of these networks has a published accuracy on record")
+    timed = [r for r in shown if r.fused_ms is not None]
+    panels: list[tuple[str, Callable[[Row], float], list[Row]]] = [
+        ("multiply-adds of one image, 10$^9$", lambda r: r.macs / 1e9, shown)
+    ]
+    if timed:
+        panels.append((f"latency, ms (batch {batch}, fused ops)", lambda r: float(r.fused_ms or 0), timed))
+    fig, axes = plt.subplots(1, len(panels), figsize=(7.5 * len(panels), 6.2), squeeze=False, layout="constrained")
+    families = sorted({r.family for r in shown})
+    colours = {f: plt.get_cmap("tab20")(i % 20) for i, f in enumerate(families)}
+    for ax, (title, value, points) in zip(axes[0], panels, strict=True):
+        areas = [_AREA_PER_MILLION * r.parameters / 1e6 for r in points]
+        ax.scatter(
+            [value(r) for r in points],
+            [r.top1 for r in points],
+            s=areas,
+            c=[colours[r.family] for r in points],
+            alpha=0.55,
+            linewidths=0.8,
+            edgecolors="#444444",
+        )
+        ax.set_xscale("log")
+        ax.margins(0.14)
+        ax.grid(alpha=0.3, which="both", linewidth=0.5)
+        ax.set_xlabel(title)
+        ax.set_ylabel("published top-1 accuracy, %")
+    for millions in (1, 10, 50, 100):
+        ax.scatter([], [], s=_AREA_PER_MILLION * millions, c="#bbbbbb", edgecolors="#444444", label=f"{millions} M")
+    fig.legend(title="parameters", loc="outside right upper", labelspacing=1.4, borderpad=1.0)
+    fig.canvas.draw()
+    fig.set_layout_engine("none")
+    for ax, (_, value, points) in zip(axes[0], panels, strict=True):
+        _place_labels(fig, ax, [(value(r), float(r.top1 or 0), r) for r in points])
+    return fig
+
+
+def _place_labels(fig: Any, ax: Any, points: list[tuple[float, float, Row]]) -> None:
+    """Each label at the first place around its bubble that is free of bubbles and of other labels."""
+    from matplotlib.transforms import Bbox
+
+    renderer = fig.canvas.get_renderer()
+    scale = fig.dpi / 72
+    taken = []
+    for x, y, row in points:
+        px, py = ax.transData.transform((x, y))
+        radius = scale * (_AREA_PER_MILLION * row.parameters / 1e6 / 3.1416) ** 0.5
+        taken.append(Bbox.from_bounds(px - radius, py - radius, 2 * radius, 2 * radius))
+    inside = ax.get_window_extent(renderer)
+    for x, y, row in sorted(points, key=lambda p: (p[0], p[1])):
+        px, py = ax.transData.transform((x, y))
+        radius = scale * (_AREA_PER_MILLION * row.parameters / 1e6 / 3.1416) ** 0.5
+        for dx, dy in _OFFSETS:
+            reach = radius + 9 * scale
+            at = ax.transData.inverted().transform((px + dx * reach * 1.2, py + dy * reach))
+            text = ax.annotate(
+                row.name,
+                (x, y),
+                xytext=at,
+                fontsize=7.5,
+                ha="center" if abs(dx) < 1 else ("left" if dx > 0 else "right"),
+                va="center",
+                arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+            )
+            box = _text_box(text, renderer)
+            free = not any(box.overlaps(other) for other in taken)
+            within = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+            if free and within:
+                taken.append(box)
+                break
+            text.remove()  # and if no place is left, the bubble stays without: the table has its name
+
+
+def _text_box(text: Any, renderer: Any) -> Any:
+    """Of the words alone, without the line to the bubble."""
+    from matplotlib.text import Text
+
+    text.update_positions(renderer)
+    return Text.get_window_extent(text, renderer)
+
+
+def labels(fig: Any) -> list[list[tuple[str, Any]]]:
+    """(text, box in pixels) of every label, per panel."""
+    renderer = fig.canvas.get_renderer()
+    return [[(t.get_text(), _text_box(t, renderer)) for t in ax.texts if t.get_text()] for ax in fig.axes]
+
+
+def write_plot(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
+    out = io.BytesIO()
+    form = os.fspath(path).rpartition(".")[2]
+    figure(rows).savefig(out, format=form, dpi=110)
+    write_bytes(path, out.getvalue())
