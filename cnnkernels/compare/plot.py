@@ -115,7 +115,7 @@ def _text_box(text: Any, renderer: Any) -> Any:
     from matplotlib.text import Text
 
     text.update_positions(renderer)
-    return Text.get_window_extent(text, renderer)
+    return Text.get_window_extent(text, renderer).padded(2)
 
 
 def labels(fig: Any) -> list[list[tuple[str, Any]]]:
