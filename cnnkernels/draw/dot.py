@@ -63,13 +63,14 @@ def _channels(block: Block) -> str:
     return "+".join(map(str, block.channels))
 
 
-def _block_table(block: Block, times: int) -> str:
+def _block_table(block: Block, times: int, size: tuple[int, int]) -> str:
     count = f" <B>{TIMES}{times}</B>" if times > 1 else ""
     title = f"<B>{html.escape(block.title)}</B>{count}"
     foot = ", ".join(block.after)
     rows = [f"<TR>{_cell(title, colspan=2, border=0, align='LEFT')}</TR>", *_layer_rows(block.folded())]
     end = f'<FONT COLOR="#555555">{html.escape(foot)}</FONT>' if foot else ""
     arrow = f"\N{RIGHTWARDS ARROW} {_channels(block)}"
+    arrow += "" if block.size == size else f", {block.size[0]}{TIMES}{block.size[1]}"
     rows.append(f"<TR>{_cell(end, border=0, align='LEFT')}{_cell(arrow, border=0, align='RIGHT')}</TR>")
     return f'<TABLE BORDER="1" CELLBORDER="0" CELLSPACING="1" CELLPADDING="2" COLOR="#888888">{"".join(rows)}</TABLE>'
 
@@ -77,7 +78,7 @@ def _block_table(block: Block, times: int) -> str:
 def _stage_table(stage: Stage) -> str:
     head = f"<B>{stage.size[0]}{TIMES}{stage.size[1]}</B>"
     rows = [f"<TR>{_cell(head, border=0)}</TR>"]
-    rows += [f"<TR>{_cell(_block_table(block, times), border=0)}</TR>" for block, times in stage.blocks]
+    rows += [f"<TR>{_cell(_block_table(block, times, stage.size), border=0)}</TR>" for block, times in stage.blocks]
     return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="2" CELLPADDING="1">{"".join(rows)}</TABLE>>'
 
 

@@ -70,7 +70,7 @@ class _Recorder(TorchDispatchMode):
         self.depth = 0
         self.handles: list[Any] = []
         for module in block.modules():
-            if is_layer(module) and not (module is block and any(True for _ in block.children())):
+            if module is not block and is_layer(module):
                 self.handles.append(module.register_forward_pre_hook(self._enter))
                 self.handles.append(module.register_forward_hook(self._leave))
         first = [t for x in inputs for t in (x if isinstance(x, (tuple, list)) else [x]) if isinstance(t, Tensor)]

@@ -18,10 +18,27 @@ class Example:
 BLOCKS: dict[str, Example] = {
     "inverted_residual": Example("Inverted residual (MobileNetV2)", "mobilenet_v2", "features.3"),
     "inverted_residual_stride2": Example("Inverted residual, stride 2 (MobileNetV2)", "mobilenet_v2", "features.2"),
-    "mbconv": Example("MBConv (MobileNetV3)", "mobilenet_v3_large", "features.5"),
+    "mobilenet_v3_block": Example("Inverted residual with SE (MobileNetV3)", "mobilenet_v3_large", "features.5"),
+    "mbconv": Example("MBConv (EfficientNet)", "efficientnet_b0", "features.2.1"),
+    "depthwise_separable": Example(
+        "Depthwise separable convolution (MobileNet)", "mobilenet_v1", "features.stage2.unit2"
+    ),
     "shuffle_unit": Example("Shuffle unit (ShuffleNetV2)", "shufflenet_v2_x1_0", "stage2.1"),
     "shuffle_unit_stride2": Example("Shuffle unit, stride 2 (ShuffleNetV2)", "shufflenet_v2_x1_0", "stage2.0"),
-    "basic_block": Example("Basic block (ResNet)", "resnet18", "layer2.0"),
+    "shuffle_unit_v1": Example("Shuffle unit (ShuffleNet v1, 3 groups)", "shufflenet_v1_g3", "features.stage1.unit2"),
+    "shuffle_unit_v1_stride2": Example(
+        "Shuffle unit, stride 2 (ShuffleNet v1)", "shufflenet_v1_g3", "features.stage1.unit1"
+    ),
+    "ghost_bottleneck": Example("Ghost bottleneck", "ghostnet", "blocks.3.0"),
+    "fire": Example("Fire module (SqueezeNet)", "squeezenet1_1", "features.3"),
+    "basic_block": Example("Basic block (ResNet)", "resnet18", "layer1.0"),
     "bottleneck": Example("Bottleneck (ResNet)", "resnet50", "layer2.0"),
+    "resnext_bottleneck": Example("Bottleneck of ResNeXt", "resnext50_32x4d", "layer1.1"),
+    "se_bottleneck": Example("Bottleneck with SE (SE-ResNet)", "seresnet50", "layer1.1"),
+    "squeeze_excite": Example("Squeeze-and-excitation", "seresnet50", "layer1.1.se"),
+    "dense_layer": Example("Dense layer (DenseNet)", "densenet121", "features.denseblock1.denselayer2"),
+    "repvgg_block": Example("RepVGG block in training", "repvgg_a0", "stage1.1"),
+    "repvgg_block_deploy": Example("RepVGG block deployed", "repvgg_a0", "stage1.1", {"deploy": True}),
+    "hr_module": Example("Multi-resolution module (HRNet)", "hrnet_w18_small_v1", "stage2.0"),
 }
 """Names that ``draw`` takes beside those of networks."""

@@ -32,18 +32,21 @@ class Block:
 
 @dataclass
 class Stage:
-    """Blocks with results of one size; each with how often it comes in a row."""
+    """Blocks up to the last one with results of this size; each with how often it comes in a row.
+
+    Smaller ones may stand between them, in networks that come back to a size (HRNet).
+    """
 
     size: tuple[int, int]
     blocks: list[tuple[Block, int]]
 
 
 def _is_container(module: nn.Module) -> bool:
-    """Whether the blocks are inside it: a Sequential (or the like) of modules that are no single layers."""
+    """Whether the blocks are inside it: a Sequential or the like with any, or modules of one class."""
     children = list(module.children())
     listed = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
     alike = len(children) > 1 and len({type(c) for c in children}) == 1
-    return bool(children) and (listed or alike) and not any(is_layer(c) for c in children)
+    return (listed or alike) and not all(is_layer(c) for c in children)
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
@@ -153,9 +156,11 @@ def structure(model: Network, size: int, in_chans: int = 3) -> list[Stage]:
     for block in watcher.found:
         block.title = block.title or _title(block)
     stages: list[Stage] = []
-    for group, times in fold(watcher.found, longest=1):
-        if not stages or stages[-1].size != group[0].size:
-            stages.append(Stage(group[0].size, []))
+    folded = fold(watcher.found, longest=1)
+    for i, (group, times) in enumerate(folded):
+        largest = max(later[0].size for later, _ in folded[i:])
+        if not stages or stages[-1].size != largest:
+            stages.append(Stage(largest, []))
         stages[-1].blocks.append((group[0], times))
     return stages
 

@@ -45,7 +45,10 @@ def blocks_of(family: str) -> list[str]:
 
 def variants(family: str, names: list[str]) -> str:
     """The table, and the pictures of all blocks but the first, which the page's own text shows."""
-    lines = ["| network | parameters | multiply-adds | activations | input | top-1 % |", "| --- | --: | --: | --: | --: | --: |"]
+    lines = [
+        "| network | parameters | multiply-adds | activations | input | top-1 % |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
     for name in names:
         entry = model_entry(name)
         with torch.device("meta"):
