@@ -1,13 +1,15 @@
-"""What the Inception networks share: convolution + BatchNorm + ReLU, parallel branches."""
+"""What the Inception networks share: convolution + BatchNorm + ReLU, parallel branches, auxiliary classifiers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnkernels.models.network import Network
 from cnnkernels.nn import ConvBNAct
 
 Layer = tuple[Any, ...]
@@ -48,3 +50,110 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([child(x) for child in self.children()], dim=1)
+
+
+Path = tuple[Any, ...]
+"""Steps of one branch of ``Mixed``: (name, *layer) a convolution, a list of such convolutions side by side, or the name
+of a pooling: "average" (3x3, the padding counts), "max" (3x3, stride 2)."""
+
+_POOLS = {
+    "average": lambda x: F.avg_pool2d(x, 3, 1, 1),
+    "max": lambda x: F.max_pool2d(x, 3, 2),
+}
+
+
+class Mixed(nn.Module):
+    """Branches whose convolutions are all children of the block itself, as in torchvision's Inception v3.
+
+    x: [N, in_channels, H, W].  Returns the branches joined in order; ``channels``: how many that are.
+    """
+
+    def __init__(self, in_channels: int, *paths: Path) -> None:
+        super().__init__()
+        self.channels = 0
+        self.paths: list[list[str | list[str]]] = []
+        for path in paths:
+            channels, names = in_channels, list[str | list[str]]()
+            for step in path:
+                if isinstance(step, str):
+                    names.append(step)
+                    continue
+                beside = step if isinstance(step, list) else [step]
+                for name, *layer in beside:
+                    self.add_module(name, convolutions(channels, [tuple(layer)])[0])
+                channels = sum(layer[1] for layer in beside)
+                names.append([layer[0] for layer in beside])
+            self.paths.append(names)
+            self.channels += channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        results = []
+        for path in self.paths:
+            ends = [x]
+            for step in path:
+                if isinstance(step, str):
+                    ends = [_POOLS[step](ends[0])]
+                else:
+                    ends = [self._modules[name](ends[0]) for name in step]  # type: ignore[misc]
+            results += ends
+        return torch.cat(results, dim=1)
+
+
+class AuxiliaryNetwork(Network):
+    """A network with classifiers halfway, whose logits join the loss in training.
+
+    Szegedy et al. 2014, "Going Deeper with Convolutions", arXiv:1409.4842, section 5.
+
+    With ``aux_logits=True`` ``model.train()(x)`` returns a named tuple of logits; in evaluation, logits as ever.  Without,
+    the heads do not exist, and a checkpoint may have them.
+    transform_input: x is normalised for torchvision's weights and the network's are TensorFlow's (mean and standard
+    deviation 0.5).
+    """
+
+    aux_heads: ClassVar[dict[str, tuple[str, str]]]
+    """Name of each auxiliary head: (child whose result it sees, its last layer)."""
+    outputs: ClassVar[Any]
+    """The named tuple that training returns: the logits, then those of the heads, in reverse order."""
+
+    transform_input = False
+
+    def complete(self, shapes: Sequence[tuple[int, int]], **kw: Any) -> None:
+        super().complete(shapes, **kw)
+        if self.num_classes == 0:
+            self._drop_heads()
+        self.left_out = (*self.left_out, *(f"{name}." for name in self.aux_heads if name not in self._modules))
+
+    def _drop_heads(self) -> None:
+        for name in self.aux_heads:
+            self._modules.pop(name, None)
+
+    def _as_computed(self, x: Tensor) -> Tensor:
+        if self.transform_input:
+            mean, std = x.new_tensor([0.485, 0.456, 0.406]), x.new_tensor([0.229, 0.224, 0.225])
+            x = x * (std / 0.5).view(1, 3, 1, 1) + ((mean - 0.5) / 0.5).view(1, 3, 1, 1)
+        return super()._as_computed(x)
+
+    def _forward(self, x: Tensor) -> Any:
+        heads = {id(self._modules[after]): self._modules[name] for name, (after, _) in self.aux_heads.items()
+                 if name in self._modules}  # fmt: skip
+        if not (self.training and heads):
+            return super()._forward(x)
+        x, aux = self._as_computed(x), []
+        for step in self.steps():
+            x = step(x)
+            if id(step) in heads:
+                aux.append(heads[id(step)](x))  # type: ignore[misc]
+        return self.outputs(self.forward_head(x), *reversed(aux))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """As in ``Network``; auxiliary heads get a new last layer too, and go where there are no classes."""
+        super().reset_classifier(num_classes)
+        if num_classes == 0:
+            self._drop_heads()
+        for name, (_, last) in self.aux_heads.items():
+            head: Any = self._modules.get(name)
+            if head is not None:
+                old = getattr(head, last)
+                new = nn.Linear(old.in_features, num_classes).to(old.weight.device, old.weight.dtype)
+                self.initialise(f"{name}.{last}", new)
+                setattr(head, last, new)
