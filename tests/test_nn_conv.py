@@ -10,6 +10,7 @@ from torch import nn
 
 import cnnkernels
 from cnnkernels.nn import ConvBNAct, DWConvBNAct
+from cnnkernels.nn.sequential import plus
 
 from .nn_oracle import ACTS, OPS, C, close, image, kinds, one_step, ran, randomise, unfused, unit
 
@@ -225,3 +226,19 @@ def test_extra_repr_shows_the_backend():
     assert f"backend={cnnkernels.explain().ops['dwconv_bn_act']['cpu tensors']}" in repr(module)
     with cnnkernels.use_backend("reference"):
         assert "backend=reference" in repr(module)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_residual_after_the_activation(training):
+    """In the block's own pass; whoever watches the block sees it without the sum."""
+    torch.manual_seed(0)
+    block = ConvBNAct(C, C, 3, act="leaky_relu(0.1)").train(training)
+    x = image()
+    expected = block.act(block.bn(block.conv(x))) + x
+    with cnnkernels.record_backends() as runs:
+        close(plus(block, x, x), expected, 1e-5)
+    assert not training or "bn_act_train" in ran(runs)
+    seen = []
+    block.register_forward_hook(lambda module, args, y: seen.append(y))
+    close(plus(block, x, x), expected, 1e-5)
+    close(seen[0], expected - x, 1e-5)

@@ -32,8 +32,8 @@ class Network(FusedBlock):
 
     last_layer: ClassVar[str] = "classifier"
     """Dotted name of the layer that returns the logits."""
-    head: ClassVar[tuple[str, ...]] = ("classifier",)
-    """Children that only ``forward_head`` uses."""
+    head: ClassVar[tuple[str, ...]]
+    """Children that only ``forward_head`` uses; where a class says nothing, the child that has the last layer in it."""
 
     num_classes: int
     num_features: int
@@ -96,7 +96,9 @@ class Network(FusedBlock):
         """Drops the modules that come after the last feature map."""
         names = {id(m): name for name, m in self.named_modules(remove_duplicate=True)}
         after = [names[id(s)] for s in self.steps()[last_step + 1 :] if isinstance(s, nn.Module)]
-        gone = [*after, *(name for name in self.head if name in self._modules)]
+        # Of the class: a child may be called "head", too.
+        head = getattr(type(self), "head", (self.last_layer.partition(".")[0],))
+        gone = [*after, *(name for name in head if name in self._modules)]
         for name in gone:
             parent, _, child = name.rpartition(".")
             del self.get_submodule(parent)._modules[child]

@@ -71,6 +71,7 @@ class ConvBNAct(FoldsBatchNorm):
     eps, momentum: of the BatchNorm.
 
     x: [N, in_channels, H, W], returns [N, out_channels, H', W'] in x's dtype and layout.
+    residual: of the result's shape, added to it after the activation, in the same pass.
     """
 
     def __init__(
@@ -123,8 +124,8 @@ class ConvBNAct(FoldsBatchNorm):
         new.training = conv.training
         return new
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _unit.run(self, None, x, self.conv, self.bn, self.act)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return _unit.run(self, None, x, self.conv, self.bn, self.act, residual)
 
     def fuse(self) -> Self:
         """This module without BatchNorm, equal in evaluation: BatchNorm is folded into a new convolution with a bias.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cnnkernels.nn import _unit
 from cnnkernels.nn._fold import FoldsBatchNorm
 from cnnkernels.nn.activation import activation_name
-from cnnkernels.nn.conv import can_fold, fold_conv
+from cnnkernels.nn.conv import ConvBNAct, can_fold, fold_conv
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.Identity)
 
@@ -84,7 +84,7 @@ class FusedSequential(nn.Sequential, FoldsBatchNorm):
 
 
 def plus(block: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
-    """``block(x) + residual``: in the last pass of a ``FusedSequential``, unless somebody sees what block returns."""
-    if _unit.untouched(block, FusedSequential) and _unit.ordinary_call(x):
+    """``block(x) + residual``: in the block's last pass where it takes a residual and nobody sees what it returns."""
+    if _unit.untouched(block, FusedSequential, ConvBNAct) and _unit.ordinary_call(x):
         return block(x, residual=residual)  # type: ignore[no-any-return]
     return block(x) + residual  # type: ignore[no-any-return]
