@@ -103,7 +103,7 @@ class Darknet(Network):
             shapes.append((channels, 2 << i))
         self.stages = nn.Sequential(*stages)
         self.drop_rate = drop_rate
-        self.head = nn.Sequential(OrderedDict(fc=self.make_last_layer(channels, num_classes)))  # type: ignore[assignment]
+        self.head = nn.Sequential(OrderedDict(fc=self.make_last_layer(channels, num_classes)))  # type: ignore[assignment, misc]
         self.complete(shapes, features_only=features_only, **kw)
 
     def initialise(self, name: str, module: nn.Module) -> None:
