@@ -58,6 +58,20 @@ def test_outputs_that_disagree_are_not_timed(monkeypatch):
     assert "outputs differ" in table([row])
 
 
+def test_a_network_that_does_not_fit_stops_no_other():
+    rows = list(compare(["inception_v3", "resnet18"], (1,), 32, QUICK))
+    assert "do not fit" in rows[0].problem
+    assert rows[1].problem is None and rows[1].fused_ms > 0
+    assert "do not fit" in table(rows)
+
+
+def test_dtype_reaches_the_blocks():
+    block = presets._unit(8, 8)
+    (row,) = presets._measure({"x": block}, (8, 5, 5), 2, Settings(rounds=1, seconds=0.0, dtype=torch.bfloat16))
+    assert block.conv.weight.dtype is torch.bfloat16
+    assert row.fused > 0
+
+
 def test_select():
     assert select(["resnet18", "resnet*"])[0] == "resnet18"
     assert len(select(["resnet*", "resnet18"])) == len(list_models("resnet*"))
@@ -106,6 +120,8 @@ def test_no_time_and_sort(capsys):
         (["resnet18", "--batch", "0"], "at least 1"),
         (["resnet18", "--json", "absent/x.json"], "there is no folder"),
         (["resnet18", "--preset", "separable"], "takes no networks"),
+        (["--preset", "separable", "--batch", "1", "8"], "takes one --batch"),
+        (["resnet18", "--plot", "x.txt"], "must end in .png"),
         pytest.param(
             ["resnet18", "--device", "cuda"],
             "sees no GPU",

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         if options.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"--device {options.device}: torch sees no GPU here")
         if options.plot is not None:
-            plot.require_matplotlib()
+            plot.check(options.plot)
     except (ValueError, OSError, ImportError) as e:
         print(f"cnnkernels compare: {e}", file=sys.stderr)
         return 2
@@ -62,6 +62,8 @@ def _names(options: argparse.Namespace) -> list[str]:
     if options.preset in presets.TABLES:
         if options.networks or options.plot or options.csv:
             raise ValueError(f"--preset {options.preset} measures blocks: it takes no networks, --plot or --csv")
+        if options.size or len(options.batch) > 1:
+            raise ValueError(f"--preset {options.preset} has sizes of its own: it takes one --batch and no --size")
         return []
     patterns = [*options.networks, *presets.NETWORKS.get(options.preset, ())]
     if not patterns:
@@ -70,7 +72,11 @@ def _names(options: argparse.Namespace) -> list[str]:
 
 
 def _tables(options: argparse.Namespace, settings: Settings) -> int:
-    tables = presets.TABLES[options.preset](settings, **({"batch": options.batch[0]} if options.batch != [1] else {}))
+    try:
+        tables = presets.TABLES[options.preset](settings, batch=options.batch[0])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     print("\n".join(t.text() for t in tables))
     _print_conditions(settings)
     if options.json is not None:

@@ -27,8 +27,10 @@ def _matplotlib() -> Any:
     return matplotlib.pyplot
 
 
-def require_matplotlib() -> None:
-    """ImportError, saying what to install, where it is missing."""
+def check(path: str) -> None:
+    """Whether a plot can be written there: ValueError for a suffix, ImportError where matplotlib is missing."""
+    if not path.endswith((".png", ".svg", ".pdf")):
+        raise ValueError(f"--plot {path}: the name must end in .png, .svg or .pdf")
     _matplotlib()
 
 
@@ -45,10 +47,11 @@ def figure(rows: Sequence[Row]) -> Any:
     ]
     if timed:
         panels.append((f"latency, ms (batch {batch}, fused ops)", lambda r: float(r.fused_ms or 0), timed))
-    fig, axes = plt.subplots(1, len(panels), figsize=(7.5 * len(panels), 6.2), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(len(panels), 1, figsize=(11, 7.5 * len(panels)), squeeze=False, layout="constrained")
     families = sorted({r.family for r in shown})
-    colours = {f: plt.get_cmap("tab20")(i % 20) for i, f in enumerate(families)}
-    for ax, (title, value, points) in zip(axes[0], panels, strict=True):
+    palette = [plt.get_cmap(name)(i) for name in ("tab20", "tab20b", "tab20c") for i in range(20)]
+    colours = {f: palette[i % len(palette)] for i, f in enumerate(families)}
+    for ax, (title, value, points) in zip(axes[:, 0], panels, strict=True):
         areas = [_AREA_PER_MILLION * r.parameters / 1e6 for r in points]
         ax.scatter(
             [value(r) for r in points],
@@ -67,9 +70,11 @@ def figure(rows: Sequence[Row]) -> Any:
     for millions in (1, 10, 50, 100):
         ax.scatter([], [], s=_AREA_PER_MILLION * millions, c="#bbbbbb", edgecolors="#444444", label=f"{millions} M")
     fig.legend(title="parameters", loc="outside right upper", labelspacing=1.4, borderpad=1.0)
+    marks = [ax.scatter([], [], s=40, color=colours[f], alpha=0.55, edgecolors="#444444") for f in families]
+    fig.legend(marks, families, title="family", loc="outside right lower", fontsize=8)
     fig.canvas.draw()
     fig.set_layout_engine("none")
-    for ax, (_, value, points) in zip(axes[0], panels, strict=True):
+    for ax, (_, value, points) in zip(axes[:, 0], panels, strict=True):
         _place_labels(fig, ax, [(value(r), float(r.top1 or 0), r) for r in points])
     return fig
 

@@ -68,23 +68,39 @@ def _weights(model: nn.Module) -> int:
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
+def _tolerance(settings: Settings) -> float:
+    return 1e-4 if settings.dtype is torch.float32 else 0.1
+
+
 def _measure(blocks: dict[str, nn.Module], shape: Sequence[int], batch: int, settings: Settings) -> list[Measured]:
     """shape: [C, H, W] of each block's input, C as its first convolution takes it."""
     rows, calls = [], []
+
+    def wait(y: Tensor) -> Tensor:
+        if y.is_cuda:
+            torch.cuda.synchronize()
+        return y
+
     for name, block in blocks.items():
         first = next(m for m in block.modules() if isinstance(m, nn.Conv2d))
         one = (1, first.in_channels, *shape[1:])
         rows.append(Measured(name, _weights(block), cost(block, one).macs))
-        block.eval()
-        x = torch.randn(batch, *one[1:]).contiguous(memory_format=torch.channels_last)
+        block.eval().to(settings.device, settings.dtype)
+        x = torch.randn(batch, *one[1:], device=settings.device, dtype=settings.dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
 
         def eager(block: nn.Module = block, x: Tensor = x) -> Tensor:
             with _backend.use_backend("reference"):
-                return block(x)
+                return wait(block(x))
 
         def fused(block: nn.Module = block, x: Tensor = x) -> Tensor:
-            return block(x)
+            return wait(block(x))
 
+        if settings.time:
+            with torch.inference_mode():
+                torch.testing.assert_close(
+                    fused(), eager(), rtol=0.0, atol=_tolerance(settings) * eager().abs().max().item()
+                )
         calls += [eager, fused]
     if settings.time:
         with torch.inference_mode():
@@ -106,7 +122,7 @@ def _pair(c_in: int, c_out: int) -> tuple[nn.Module, nn.Module]:
     return _unit(c_in, c_out, 3), separable
 
 
-def separable(settings: Settings = Settings(), batch: int = 8) -> list[Table]:  # noqa: B008
+def separable(settings: Settings = Settings(), batch: int = 1) -> list[Table]:  # noqa: B008
     """Howard et al. 2017, "MobileNets", arXiv:1704.04861, section 3.1; first the survey's example of 10x10x3 -> 16."""
     tables = []
     for c_in, c_out, size in ((3, 16, 10), (64, 128, 56), (256, 256, 14), (512, 512, 7)):
