@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from cnnkernels.models import layout as layouts
 from cnnkernels.models.network import Network
+
+Reader = Callable[[Network, str | os.PathLike[str]], dict[str, Tensor]]
+_READERS: dict[str, Reader] = {}
+
+
+def register_reader(suffix: str, reader: Reader) -> None:
+    """For files without keys: reader(network, path) returns their tensors by the keys of that whole network."""
+    if suffix in _READERS:
+        raise ValueError(f"register_reader: there is a reader of {suffix} files already")
+    _READERS[suffix] = reader
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -45,9 +55,25 @@ def load_weights(
     layout: whose keys the file has, None for the model's own; the error names keys as the file has them.
     whole: makes the network with all its layers, by which layouts are found; None: the model is whole.
     """
-    in_file, own = read_weights(path), model.state_dict()
+    reader = _READERS.get(pathlib.Path(path).suffix)
+    if reader is not None and layout is not None:
+        raise ValueError(f"{path}: layout is for files with keys, which this one has not; got layout={layout!r}")
+    in_file = read_weights(path) if reader is None else reader(_network(model, whole), path)
+    load_state(model, in_file, path, may_skip, layout, whole)
+
+
+def load_state(
+    model: nn.Module,
+    in_file: Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    may_skip: Sequence[str] = (),
+    layout: str | None = None,
+    whole: Callable[[], Network] | None = None,
+) -> None:
+    """``load_weights`` of tensors that have been read from ``path`` already."""
+    own = model.state_dict()
     names: layouts.Names = {}
-    given, unknown = in_file, list[str]()
+    given, unknown = dict(in_file), list[str]()
     if layout is not None:
         names = layouts.names_of(_network(model, whole), layout)
         given, unknown = layouts.from_layout(names, in_file)
@@ -85,5 +111,7 @@ def _network(model: nn.Module, whole: Callable[[], Network] | None) -> Network:
     if whole is not None:
         return whole()
     if not isinstance(model, Network):
-        raise TypeError(f"load_weights: layout is for networks of cnnkernels.models, got {type(model).__name__}")
+        raise TypeError(
+            f"load_weights: layouts and files without keys are for networks of cnnkernels.models, got {type(model).__name__}"
+        )
     return model

@@ -78,9 +78,10 @@ def create_model(
 ) -> Any:
     """The network called ``name``, in training mode, with random weights or those of a file.
 
-    pretrained: False, or the path of a checkpoint: ``.safetensors``, else a file that ``torch.load`` reads with
-        ``weights_only=True`` (nothing else of it is ever unpickled).  Keys and shapes must match exactly; the file may
-        also hold the layers that ``features_only`` or ``num_classes=0`` leave out.  Nothing is downloaded.
+    pretrained: False, or the path of a checkpoint: ``.safetensors``, Darknet's ``.weights``, else a file that
+        ``torch.load`` reads with ``weights_only=True`` (nothing else of it is ever unpickled).  Keys and shapes must
+        match exactly; the file may also hold the layers that ``features_only`` or ``num_classes=0`` leave out.  Nothing
+        is downloaded.
     layout: whose keys the file has: None for ours, "timm" where that differs (EfficientNet, MobileNetV2 and V3; see
         ``cnnkernels.models.convert``).
     num_classes: width of the classifier; 0: the model returns what the classifier would see, [N, num_features].
