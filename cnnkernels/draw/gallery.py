@@ -39,6 +39,13 @@ BLOCKS: dict[str, Example] = {
     "dense_layer": Example("Dense layer (DenseNet)", "densenet121", "features.denseblock1.denselayer2"),
     "repvgg_block": Example("RepVGG block in training", "repvgg_a0", "stage1.1"),
     "repvgg_block_deploy": Example("RepVGG block deployed", "repvgg_a0", "stage1.1", {"deploy": True}),
+    "inception": Example("Inception block (GoogLeNet)", "googlenet", "inception3a"),
+    "inception_a": Example("Inception block A (Inception v3)", "inception_v3", "Mixed_5b"),
+    "inception_c": Example("Inception block C (Inception v3)", "inception_v3", "Mixed_6b"),
+    "inception_e": Example("Inception block E (Inception v3)", "inception_v3", "Mixed_7b"),
+    "inception_v4_c": Example("Inception block C (Inception v4)", "inception_v4", "features.19"),
+    "inception_resnet_a": Example("Inception-ResNet block A", "inception_resnet_v2", "repeat.0"),
+    "xception_block": Example("Block (Xception)", "xception", "block2"),
     "hr_module": Example("Multi-resolution module (HRNet)", "hrnet_w18_small_v1", "stage2.0"),
 }
 """Names that ``draw`` takes beside those of networks."""

@@ -70,6 +70,23 @@ def with_table(page: str, family: str) -> str:
     return TABLE.sub(lambda m: m[1] + variants(family, names) + m[2], page)
 
 
+def index(page: str) -> str:
+    """README.md with its list of families written anew."""
+    rows = [
+        f"| [{title(FOLDER / f'{family}.md')}]({family}.md) | {', '.join(f'`{n}`' for n in names)} |"
+        for family, names in families().items()
+        if (FOLDER / f"{family}.md").exists()
+    ]
+    begin, end = "<!-- families -->\n", "<!-- end of families -->"
+    rows = ["| family | networks |", "| --- | --- |", *rows]
+    head, _, rest = page.partition(begin)
+    return head + begin + "\n".join(rows) + "\n" + end + rest.partition(end)[2]
+
+
+def title(page: pathlib.Path) -> str:
+    return page.read_text().split("\n")[0].removeprefix("# ")
+
+
 def main(wanted: list[str]) -> None:
     for family, names in families().items():
         if wanted and family not in wanted:
@@ -83,6 +100,10 @@ def main(wanted: list[str]) -> None:
         for i, block in enumerate(blocks_of(family)):
             draw(block, FOLDER / (f"{block}.svg" if i else f"{family}-block.svg"))
         print(f"{family}: {len(names)} networks, {len(blocks_of(family))} blocks")
+
+
+    readme = FOLDER / "README.md"
+    readme.write_text(index(readme.read_text()))
 
 
 if __name__ == "__main__":
