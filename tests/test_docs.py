@@ -19,7 +19,7 @@ from cnnkernels import ops
 
 from .build_tree import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPS_PAGE = ROOT / "docs" / "ops.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FOLDERS = ("benchmarks", "cnnkernels", "csrc", "docs", "tests")

@@ -46,6 +46,8 @@ BLOCKS: dict[str, Example] = {
     "inception_v4_c": Example("Inception block C (Inception v4)", "inception_v4", "features.19"),
     "inception_resnet_a": Example("Inception-ResNet block A", "inception_resnet_v2", "repeat.0"),
     "xception_block": Example("Block (Xception)", "xception", "block2"),
+    "csp": Example("CSP stage (CSPDarknet53)", "cspdarknet53", "stages.1"),
+    "darknet_block": Example("Residual block (Darknet53)", "darknet53", "stages.1.blocks.0"),
     "hr_module": Example("Multi-resolution module (HRNet)", "hrnet_w18_small_v1", "stage2.0"),
 }
 """Names that ``draw`` takes beside those of networks."""

@@ -101,7 +101,6 @@ def main(wanted: list[str]) -> None:
             draw(block, FOLDER / (f"{block}.svg" if i else f"{family}-block.svg"))
         print(f"{family}: {len(names)} networks, {len(blocks_of(family))} blocks")
 
-
     readme = FOLDER / "README.md"
     readme.write_text(index(readme.read_text()))
 
