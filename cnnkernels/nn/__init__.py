@@ -2,6 +2,7 @@
 
 from cnnkernels.nn._block import FusedBlock
 from cnnkernels.nn.activation import Activation, Mish, create_activation
+from cnnkernels.nn.attention import CBAM, EfficientChannelAttention
 from cnnkernels.nn.blocks import ChannelShuffle, Fire, InvertedResidual, ShuffleUnit, SqueezeExcite, conv_bn_act
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
 from cnnkernels.nn.conv_same import Conv2dSame
@@ -10,11 +11,13 @@ from cnnkernels.nn.repvgg import RepVGGBlock
 from cnnkernels.nn.sequential import FusedSequential
 
 __all__ = [
+    "CBAM",
     "Activation",
     "ChannelShuffle",
     "Conv2dSame",
     "ConvBNAct",
     "DWConvBNAct",
+    "EfficientChannelAttention",
     "Fire",
     "FusedBlock",
     "FusedSequential",
