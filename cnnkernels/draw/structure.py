@@ -42,11 +42,9 @@ class Stage:
 
 
 def _is_container(module: nn.Module) -> bool:
-    """Whether the blocks are inside it: a Sequential or the like with any, or modules of one class."""
-    children = list(module.children())
+    """Whether the blocks are inside it: a Sequential or the like with any."""
     listed = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-    alike = len(children) > 1 and len({type(c) for c in children}) == 1
-    return (listed or alike) and not all(is_layer(c) for c in children)
+    return listed and not all(is_layer(c) for c in module.children())
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
