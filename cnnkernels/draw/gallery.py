@@ -36,6 +36,8 @@ BLOCKS: dict[str, Example] = {
     "resnext_bottleneck": Example("Bottleneck of ResNeXt", "resnext50_32x4d", "layer1.1"),
     "se_bottleneck": Example("Bottleneck with SE (SE-ResNet)", "seresnet50", "layer1.1"),
     "squeeze_excite": Example("Squeeze-and-excitation", "seresnet50", "layer1.1.se"),
+    "cbam_block": Example("Basic block with CBAM (CBAM-ResNet)", "cbam_resnet18", "layer1.1"),
+    "eca_block": Example("Basic block with ECA (ECA-ResNet)", "ecaresnet18", "layer1.1"),
     "dense_layer": Example("Dense layer (DenseNet)", "densenet121", "features.denseblock1.denselayer2"),
     "repvgg_block": Example("RepVGG block in training", "repvgg_a0", "stage1.1"),
     "repvgg_block_deploy": Example("RepVGG block deployed", "repvgg_a0", "stage1.1", {"deploy": True}),
