@@ -50,6 +50,8 @@ BLOCKS: dict[str, Example] = {
     "xception_block": Example("Block (Xception)", "xception", "block2"),
     "csp": Example("CSP stage (CSPDarknet53)", "cspdarknet53", "stages.1"),
     "darknet_block": Example("Residual block (Darknet53)", "darknet53", "stages.1.blocks.0"),
+    "mix_block": Example("Block of MixNet", "mixnet_s", "blocks.2.0"),
+    "sandglass": Example("Sandglass block (MobileNeXt)", "mobilenext", "features.4"),
     "hr_module": Example("Multi-resolution module (HRNet)", "hrnet_w18_small_v1", "stage2.0"),
 }
 """Names that ``draw`` takes beside those of networks."""

@@ -1,0 +1,3 @@
+from tests.networks.case import Case
+
+CASES = [Case("mobilenext", None)]
