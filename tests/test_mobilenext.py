@@ -56,6 +56,4 @@ def test_shapes():
 
 def test_shortcuts():
     """Where the block's input and output are alike, and only there."""
-    assert [b.adds for b in on_meta().features[1:]] == [
-        i > 0 for _, _, blocks, _ in TABLE for i in range(blocks)
-    ]
+    assert [b.adds for b in on_meta().features[1:]] == [i > 0 for _, _, blocks, _ in TABLE for i in range(blocks)]
