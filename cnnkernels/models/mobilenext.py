@@ -41,8 +41,8 @@ class Sandglass(nn.Module):
         layers += [nn.Conv2d(in_channels, middle, 1, bias=False), nn.BatchNorm2d(middle)]
         layers += conv_bn_act(middle, out_channels, 1)
         if self.adds or stride == 2:
-            groups = {"groups": out_channels, "bias": False}
-            layers += [nn.Conv2d(out_channels, out_channels, 3, stride, 1, **groups), nn.BatchNorm2d(out_channels)]
+            layers.append(nn.Conv2d(out_channels, out_channels, 3, stride, 1, groups=out_channels, bias=False))
+            layers.append(nn.BatchNorm2d(out_channels))
         self.conv = FusedSequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
