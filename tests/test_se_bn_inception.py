@@ -2,8 +2,10 @@
 
 import torch
 
+import cnnkernels
 from cnnkernels.models import create_model
 from cnnkernels.models.cost import cost
+from tests.networks.case import images
 
 # The official prototxt: what each block returns at 224 x 224.
 BLOCKS = {
@@ -44,3 +46,10 @@ def test_counts():
     assert with_gates.parameters == plain.parameters - biases + gates + gate_biases == 11_931_622
     assert with_gates.macs == plain.macs + gates
     assert round(with_gates.macs / 1e9, 3) == 2.033
+
+
+def test_gates_are_the_op():
+    model = create_model("se_bn_inception", num_classes=4).eval()
+    with torch.no_grad(), cnnkernels.record_backends() as runs:
+        model(images(1, 64))
+    assert [(r.op, r.backend) for r in runs].count(("squeeze_excite", "cpu")) == len(BLOCKS)
