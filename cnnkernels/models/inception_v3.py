@@ -1,7 +1,4 @@
-"""Inception v3: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2015, arXiv:1512.00567; torchvision's parameter names.
-
-SE-Inception v3 has a squeeze-and-excitation after every block: Hu et al. 2017, arXiv:1709.01507, figure 2.
-"""
+"""Inception v3: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2015, arXiv:1512.00567; torchvision's parameter names."""
 
 from __future__ import annotations
 
