@@ -13,6 +13,9 @@ from typing import Any
 import torch
 
 from cnnkernels import _explain, _selftest
+from cnnkernels import draw as drawing
+from cnnkernels.compare import command as comparing
+from cnnkernels.models import list_models
 
 
 def _first_line(command: str, *arguments: str) -> str:
@@ -60,9 +63,6 @@ def bench(arguments: Sequence[str]) -> int:
 
 
 def draw(options: argparse.Namespace) -> int:
-    from cnnkernels import draw as drawing  # with the networks, which the other commands need not wait for
-    from cnnkernels.models import list_models
-
     if options.list:
         print("networks:", ", ".join(list_models()))
         print("blocks:", ", ".join(sorted(drawing.BLOCKS)))
@@ -100,8 +100,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bench", help="pytest benchmarks/ --benchmark-only; further arguments go to pytest", add_help=False
     )
     _add_draw(commands)
-    from cnnkernels.compare import command as comparing
-
     comparing.add_arguments(commands.add_parser("compare", help="networks side by side: cost, speed, memory, accuracy"))
     options, rest = parser.parse_known_args(arguments)
     if options.command == "bench":

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cnnkernels._files import write_whole
 from cnnkernels.compare import output, plot, presets
 from cnnkernels.compare.measure import Row, Settings, compare, select
 
@@ -81,7 +82,7 @@ def _tables(options: argparse.Namespace, settings: Settings) -> int:
     _print_conditions(settings)
     if options.json is not None:
         content = {"conditions": output.conditions(settings), "tables": presets.records(tables)}
-        output.write_bytes(options.json, (json.dumps(content, indent=1) + "\n").encode())
+        write_whole(options.json, (json.dumps(content, indent=1) + "\n").encode())
     return 0
 
 

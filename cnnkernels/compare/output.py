@@ -10,13 +10,13 @@ import os
 import pathlib
 import platform
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 import torch
 
+from cnnkernels._files import write_whole
 from cnnkernels.compare.measure import Row, Settings
 
 
@@ -114,20 +114,6 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise PermissionError(f"cannot write {path}")
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """The file is replaced when all of it is there."""
-    path = pathlib.Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.resolve().parent, suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [{**asdict(r), "speedup": r.speedup, "images_per_second": r.images_per_second} for r in rows]
 
@@ -135,7 +121,7 @@ def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def write_json(path: str | os.PathLike[str], rows: Sequence[Row], settings: Settings) -> None:
     """``{"conditions": {...}, "rows": [...]}`` with the fields of ``Row``, in their own units."""
     content = {"conditions": conditions(settings), "rows": records(rows)}
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
@@ -145,4 +131,4 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(records(rows))
-    write_bytes(path, out.getvalue().encode())
+    write_whole(path, out.getvalue().encode())

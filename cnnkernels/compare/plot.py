@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cnnkernels._files import write_whole
 from cnnkernels.compare.measure import Row
-from cnnkernels.compare.output import write_bytes
 
 _AREA_PER_MILLION = 5.0  # square points
 _OFFSETS = [(dx, dy) for r in (1.0, 2.0, 3.2, 4.6, 6.2) for dx, dy in (
@@ -133,4 +133,4 @@ def write_plot(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     out = io.BytesIO()
     form = os.fspath(path).rpartition(".")[2]
     figure(rows).savefig(out, format=form, dpi=110)
-    write_bytes(path, out.getvalue())
+    write_whole(path, out.getvalue())

@@ -6,10 +6,10 @@ import html
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from cnnkernels._files import write_whole
 from cnnkernels.draw.flow import Flow, Node
 from cnnkernels.draw.layers import TIMES, Label
 from cnnkernels.draw.structure import Block, Stage
@@ -141,13 +141,5 @@ def write(graph: Any, path: str | os.PathLike[str]) -> pathlib.Path:
         )
     else:
         content = graph.pipe(format=form)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, content)
     return path

@@ -118,9 +118,6 @@ class BNInception(Network):
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return [self._stem, self._second, *(partial(self._block, name) for name in _BLOCKS)]
 
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.last_linear(self.dropout(x.mean((2, 3))))
-
 
 register("bn_inception", BNInception, top1=74.8)
 register("se_bn_inception", BNInception, se=True, top1=75.8)

@@ -115,11 +115,6 @@ class Darknet(Network):
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return [self.stem, *self.stages]
 
-    def forward_head(self, x: Tensor) -> Tensor:
-        x = nn.functional.dropout(x.mean((2, 3)), self.drop_rate, self.training)
-        last_layer: Any = self.get_submodule(self.last_layer)
-        return last_layer(x)  # type: ignore[no-any-return]
-
 
 register("darknet53", Darknet, input_size=256, top1=77.2)
 register("cspdarknet53", Darknet, input_size=256, top1=77.2, csp=True)

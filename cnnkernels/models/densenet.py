@@ -42,7 +42,7 @@ class DenseLayer(FusedBlock):
             y: Any = checkpoint(self._bottleneck, x, use_reentrant=False)
         else:
             y = self._bottleneck(x)
-        y = self.conv2(y)
+        y = self.fused(y, "conv2")
         return nn.functional.dropout(y, self.drop_rate, self.training) if self.drop_rate else y
 
 
@@ -116,6 +116,7 @@ class DenseNet(Network):
         self.features = FusedSequential(children)
         self.relu = nn.ReLU(inplace=True)
         self.classifier: Any = self.make_last_layer(channels, num_classes)
+        shapes.append(shapes[-1])  # of the last block, once more behind the ReLU
         self.complete(shapes, features_only=features_only, **kw)
 
     def initialise(self, name: str, module: nn.Module) -> None:
@@ -125,11 +126,8 @@ class DenseNet(Network):
             nn.init.zeros_(module.bias)
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        parts: list[Any] = [self.features.part(a, b) for a, b in zip(self._ends, self._ends[1:], strict=False)]
-        return [*parts[:-1], lambda x: self.relu(parts[-1](x))]
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.classifier(x.mean((2, 3)))
+        parts = [self.features.part(a, b) for a, b in zip(self._ends, self._ends[1:], strict=False)]
+        return [*parts, self.relu] if "relu" in self._modules else [*parts]
 
 
 register("densenet121", DenseNet, layers=(6, 12, 24, 16), top1=75.0)

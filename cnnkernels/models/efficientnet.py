@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnkernels.models.mobilenet_v2 import round_channels
+from cnnkernels.models.mobile import round_channels
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
 from cnnkernels.nn import Conv2dSame, MBConv, conv_bn_act
@@ -112,9 +112,6 @@ class EfficientNet(Network):
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return list(self.features)
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.classifier(x.mean((2, 3)))
 
 
 _tf = {"same_padding": True, "bn_eps": 1e-3}

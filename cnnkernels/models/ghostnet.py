@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnkernels.models.mobilenet_v2 import round_channels
+from cnnkernels.models.mobile import round_channels
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
 from cnnkernels.nn import FusedBlock, FusedSequential, SqueezeExcite, conv_bn_act
@@ -159,7 +159,7 @@ class GhostNet(Network):
         return [self._stem, *self.blocks]
 
     def forward_head(self, x: Tensor) -> Tensor:
-        x = self.act2(self.conv_head(x.mean((2, 3), keepdim=True))).flatten(1)
+        x = self.fused(x.mean((2, 3), keepdim=True), "conv_head", None, "act2").flatten(1)
         return self.classifier(nn.functional.dropout(x, self.drop_rate, self.training))
 
 

@@ -56,7 +56,7 @@ class GoogLeNet(AuxiliaryNetwork):
     """
 
     last_layer = "fc"
-    head = ("dropout", "fc", "aux1", "aux2")
+    head = ("dropout", "fc")
     aux_heads = {"aux1": ("inception4a", "fc2"), "aux2": ("inception4d", "fc2")}  # noqa: RUF012
     outputs = GoogLeNetOutputs
 
@@ -107,10 +107,7 @@ class GoogLeNet(AuxiliaryNetwork):
             nn.init.trunc_normal_(module.weight, 0.0, 0.01, -2.0, 2.0)
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        return [m for name, m in self._modules.items() if name not in self.head]  # type: ignore[misc]
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.fc(self.dropout(x.mean((2, 3))))
+        return [m for name, m in self._modules.items() if name not in (*self._head(), *self.aux_heads)]  # type: ignore[misc]
 
 
 register("googlenet", GoogLeNet, top1=69.8)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
-from cnnkernels.nn import ConvBNAct
+from cnnkernels.nn import ConvBNAct, FusedBlock
 
 Layer = tuple[Any, ...]
 """(channels, kernel_size): stride 1, the size is kept; (channels, kernel_size, stride): no padding."""
@@ -40,16 +40,21 @@ def branch(in_channels: int, *layers: Layer, pool: nn.Module | None = None) -> n
     return made[0] if len(made) == 1 else nn.Sequential(*made)
 
 
-class Branches(nn.Module):
+class Branches(FusedBlock):
     """Its children over the same x, [N, C, H, W], and their results joined along the channels in order."""
 
     def __init__(self, **branches: nn.Module) -> None:
         super().__init__()
+        self.branches = tuple(branches)
         for name, module in branches.items():
             self.add_module(name, module)
 
+    def joined(self, x: Tensor) -> Tensor:
+        """The branches' results; a subclass may have further children that are none."""
+        return torch.cat([self._modules[name](x) for name in self.branches], dim=1)  # type: ignore[misc]
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([child(x) for child in self.children()], dim=1)
+        return self.joined(x)
 
 
 Path = tuple[Any, ...]
@@ -119,7 +124,7 @@ class AuxiliaryNetwork(Network):
 
     def complete(self, shapes: Sequence[tuple[int, int]], **kw: Any) -> None:
         super().complete(shapes, **kw)
-        if self.num_classes == 0:
+        if self.num_classes == 0 or self._maps is not None:
             self._drop_heads()
         self.left_out = (*self.left_out, *(f"{name}." for name in self.aux_heads if name not in self._modules))
 

@@ -29,8 +29,8 @@ class Residual(Branches):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.cat([child(x) for name, child in self._modules.items() if name.startswith("branch")], dim=1)  # type: ignore[misc]
-        return self.relu(torch.add(x, self.conv2d(y), alpha=self.scale))
+        y = self.fused(self.joined(x), "conv2d")
+        return self.relu(torch.add(x, y, alpha=self.scale))
 
 
 def _reduction(channels: int, *branches: Sequence[Layer]) -> Branches:
@@ -60,7 +60,7 @@ class _InceptionResNet(Network):
         """As torch makes the layers; the official code names no other."""
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        return [m for name, m in self._modules.items() if name not in self.head]  # type: ignore[misc]
+        return [m for name, m in self._modules.items() if name not in self._head()]  # type: ignore[misc]
 
 
 class InceptionResNetV2(_InceptionResNet):
@@ -106,9 +106,6 @@ class InceptionResNetV2(_InceptionResNet):
         rest = [(192, 8), (320, 8), (320, 8), (1088, 16), (1088, 16), *[(2080, 32)] * 3, (1536, 32)]
         self.complete([*self.stem_shapes, *rest], features_only=features_only, **kw)
 
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.classif(self.head_drop(x.mean((2, 3))))
-
 
 class InceptionResNetV1(_InceptionResNet):
     """Stem, 5 + 10 + 6 residual blocks with reductions between, pooling, dropout, an embedding of 512, the classifier.
@@ -147,9 +144,6 @@ class InceptionResNetV1(_InceptionResNet):
         self.logits: Any = self.make_last_layer(512, num_classes)
         rest = [(256, 8), (256, 8), (896, 16), (896, 16), *[(1792, 32)] * 3]
         self.complete([*self.stem_shapes, *rest], features_only=features_only, **kw)
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.logits(self.last_bn(self.last_linear(self.dropout(x.mean((2, 3))))))
 
 
 register("inception_resnet_v1", InceptionResNetV1, input_size=299, top1=78.7)

@@ -107,7 +107,7 @@ class InceptionV3(AuxiliaryNetwork):
     """
 
     last_layer = "fc"
-    head = ("dropout", "fc", "AuxLogits")
+    head = ("dropout", "fc")
     aux_heads = {"AuxLogits": ("Mixed_6e", "fc")}  # noqa: RUF012
     outputs = InceptionOutputs
 
@@ -163,10 +163,7 @@ class InceptionV3(AuxiliaryNetwork):
             nn.init.trunc_normal_(module.weight, 0.0, std, -2.0, 2.0)
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        return [m for name, m in self._modules.items() if name not in self.head]  # type: ignore[misc]
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.fc(self.dropout(x.mean((2, 3))))
+        return [m for name, m in self._modules.items() if name not in (*self._head(), *self.aux_heads)]  # type: ignore[misc]
 
 
 register("inception_v3", InceptionV3, input_size=299, top1=78.8)

@@ -121,8 +121,5 @@ class InceptionV4(Network):
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return list(self.features)
 
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.last_linear(self.head_drop(x.mean((2, 3))))
-
 
 register("inception_v4", InceptionV4, input_size=299, top1=80.0)

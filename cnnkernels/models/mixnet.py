@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cnnkernels.models.mobilenet_v2 import round_channels
+from cnnkernels.models.mobile import round_channels
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
 from cnnkernels.nn import FusedBlock, SqueezeExcite, create_activation
@@ -34,7 +34,10 @@ class MixedConv(FusedBlock):
             self.add_module(str(i), conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = x.split(self.inputs, dim=1)
+        dense = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        parts = [
+            part.contiguous(memory_format=dense) for part in x.split(self.inputs, dim=1)
+        ]  # as the kernels take them
         return torch.cat([self.fused(part, str(i)) for i, part in enumerate(parts)], dim=1)
 
 

@@ -25,7 +25,6 @@ class MobileNetV1(Network):
     """
 
     last_layer = "output"
-    head = ("output",)
 
     def __init__(
         self,
@@ -68,9 +67,6 @@ class MobileNetV1(Network):
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return list(self.features)
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.output(nn.functional.dropout(x.mean((2, 3)), self.drop_rate, self.training))
 
 
 register("mobilenet_v1", MobileNetV1, top1=70.6)

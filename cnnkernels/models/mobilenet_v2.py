@@ -7,29 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cnnkernels.models.mobile import initialise_layer, round_channels
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
 from cnnkernels.nn import InvertedResidual, conv_bn_act
 
 # expand_ratio, channels, blocks, stride of the first block
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-
-
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of divisor that is not more than 10 % below."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-def initialise_layer(module: nn.Module) -> None:
-    """Initial weights as torchvision's MobileNets have them; the papers are silent."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, 0, 0.01)
-        nn.init.zeros_(module.bias)
 
 
 class MobileNetV2(Network):
@@ -71,9 +55,6 @@ class MobileNetV2(Network):
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return list(self.features)
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.classifier(x.mean((2, 3)))
 
 
 register("mobilenet_v2", MobileNetV2, top1=72.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnkernels.models.mobilenet_v2 import initialise_layer, round_channels
+from cnnkernels.models.mobile import initialise_layer, round_channels
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
 from cnnkernels.nn import MBConv, conv_bn_act
@@ -122,9 +122,6 @@ class MobileNetV3(Network):
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return list(self.features)
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.classifier(x.mean((2, 3)))
 
 
 register("mobilenet_v3_large", MobileNetV3, blocks=_LARGE, last=1280, top1=75.2)

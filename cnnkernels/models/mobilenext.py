@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnkernels.models.mobilenet_v2 import round_channels
+from cnnkernels.models.mobile import initialise_layer, round_channels
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
 from cnnkernels.nn import FusedSequential, conv_bn_act
@@ -82,17 +82,10 @@ class MobileNeXt(Network):
         self.complete(shapes, features_only=features_only, **kw)
 
     def initialise(self, name: str, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
+        initialise_layer(module)
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return list(self.features)
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.classifier(x.mean((2, 3)))
 
 
 register("mobilenext", MobileNeXt, top1=74.0)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnnkernels import _backend
 from cnnkernels.nn import FusedBlock
+from cnnkernels.nn.sequential import Part
 
 
 class Network(FusedBlock):
@@ -23,7 +24,7 @@ class Network(FusedBlock):
       ``channels`` and ``strides`` describe them.  ``out_indices`` picks some of them by position.
 
     A subclass builds its children under their published names, the last one by ``make_last_layer``, then calls
-    ``complete``; it defines ``steps``, ``forward_head`` and ``initialise``.
+    ``complete``; it defines ``steps``, ``initialise`` and, where its head is another one, ``forward_head``.
 
     On a CPU the activations inside are channels_last, where convolutions are faster so; ``reference`` leaves them.
     ``backend``: None, or the name for ``cnnkernels.use_backend`` while this model computes; "reference" computes with
@@ -33,7 +34,9 @@ class Network(FusedBlock):
     last_layer: ClassVar[str] = "classifier"
     """Dotted name of the layer that returns the logits."""
     head: ClassVar[tuple[str, ...]]
-    """Children that only ``forward_head`` uses; where a class says nothing, the child that has the last layer in it."""
+    """Children that only ``forward_head`` uses, in order; where a class says nothing, the one with the last layer in it."""
+    drop_rate: float = 0.0
+    """Of the dropout before them, in networks whose checkpoints have no place for one."""
 
     num_classes: int
     num_features: int
@@ -95,10 +98,12 @@ class Network(FusedBlock):
     def _leave_out(self, last_step: int) -> None:
         """Drops the modules that come after the last feature map."""
         names = {id(m): name for name, m in self.named_modules(remove_duplicate=True)}
-        after = [names[id(s)] for s in self.steps()[last_step + 1 :] if isinstance(s, nn.Module)]
-        # Of the class: a child may be called "head", too.
-        head = getattr(type(self), "head", (self.last_layer.partition(".")[0],))
-        gone = [*after, *(name for name in head if name in self._modules)]
+        steps = self.steps()[last_step + 1 :]
+        modules = [
+            m for s in steps for m in ([s] if isinstance(s, nn.Module) else s.children() if isinstance(s, Part) else [])
+        ]
+        after = [names[id(m)] for m in modules]
+        gone = [*after, *(name for name in self._head() if name in self._modules)]
         for name in gone:
             parent, _, child = name.rpartition(".")
             del self.get_submodule(parent)._modules[child]
@@ -122,8 +127,16 @@ class Network(FusedBlock):
         return maps
 
     def forward_head(self, x: Tensor) -> Tensor:
-        """Logits of the last feature map."""
-        raise NotImplementedError
+        """Logits of the last feature map: its mean over H and W, dropout, and the head's children one after the other."""
+        x = nn.functional.dropout(x.mean((2, 3)), self.drop_rate, self.training)
+        for name in self._head():
+            child: Any = self._modules[name]
+            x = child(x)
+        return x
+
+    def _head(self) -> tuple[str, ...]:
+        # Of the class: a child may be called "head", too.
+        return getattr(type(self), "head", (self.last_layer.partition(".")[0],))
 
     def forward(self, x: Tensor) -> Any:
         if self.backend is None:

@@ -26,7 +26,6 @@ class RepVGG(Network):
     """
 
     last_layer = "linear"
-    head = ("linear",)
 
     def __init__(
         self,
@@ -63,9 +62,6 @@ class RepVGG(Network):
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return [child for name, child in self._modules.items() if name.startswith("stage")]  # type: ignore[misc]
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.linear(nn.functional.dropout(x.mean((2, 3)), self.drop_rate, self.training))
 
     def deploy(self) -> RepVGG:
         """Turns every block into its deploy form, in place and for good; returns the model.

@@ -110,7 +110,6 @@ class ResNet(Network):
     """
 
     last_layer = "fc"
-    head = ("fc",)
     stem_channels: ClassVar[int] = 64
     downsample_kernel: ClassVar[int] = 1
     """Kernel of the shortcut's convolution where the stride is 2."""
@@ -182,11 +181,6 @@ class ResNet(Network):
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         stages = [self._modules[name] for name in self._stages if name in self._modules]
         return [*self.stem(), *stages]  # type: ignore[list-item]
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        x = nn.functional.dropout(x.mean((2, 3)), self.drop_rate, self.training)
-        last_layer: Any = self._modules[self.last_layer]
-        return last_layer(x)
 
 
 register("resnet18", ResNet, block=BasicBlock, layers=(2, 2, 2, 2), top1=72.1)

@@ -49,7 +49,6 @@ class SENet(SEResNet):
     """
 
     last_layer = "last_linear"
-    head = ("last_linear",)
     stem_channels = 128
     downsample_kernel = 3
     attention = "se_module"

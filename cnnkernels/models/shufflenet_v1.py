@@ -61,7 +61,6 @@ class ShuffleNetV1(Network):
     """
 
     last_layer = "output"
-    head = ("output",)
 
     def __init__(
         self,
@@ -98,9 +97,6 @@ class ShuffleNetV1(Network):
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return list(self.features)
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.output(nn.functional.dropout(x.mean((2, 3)), self.drop_rate, self.training))
 
 
 register("shufflenet_v1_g1", ShuffleNetV1, groups=1, top1=66.4)

@@ -42,7 +42,6 @@ class ShuffleNetV2(Network):
     """
 
     last_layer = "fc"
-    head = ("fc",)
 
     def __init__(
         self,
@@ -73,10 +72,7 @@ class ShuffleNetV2(Network):
         initialise_layer(module, first=name == "conv1.0")
 
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        return [child for name, child in self._modules.items() if name not in self.head]  # type: ignore[misc]
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.fc(nn.functional.dropout(x.mean((2, 3)), self.drop_rate, self.training))
+        return [child for name, child in self._modules.items() if name not in self._head()]  # type: ignore[misc]
 
 
 register("shufflenet_v2_x0_5", ShuffleNetV2, widths=(48, 96, 192, 1024), top1=60.3)

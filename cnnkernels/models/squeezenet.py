@@ -51,7 +51,7 @@ class SqueezeNet(Network):
             channels = 8 * squeeze
         self._ends = (*ends, len(features))
         self.features = FusedSequential(*features)
-        self.classifier: Any = nn.Sequential(
+        self.classifier: Any = FusedSequential(
             nn.Dropout(drop_rate),
             self.make_last_layer(channels, num_classes),
             nn.ReLU(inplace=True),

@@ -69,7 +69,6 @@ class Xception(Network):
     """
 
     last_layer = "fc"
-    head = ("fc",)
 
     def __init__(
         self,
@@ -117,10 +116,6 @@ class Xception(Network):
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         blocks = [m for name, m in self._modules.items() if name.startswith("block")]
         return [self._stem, *blocks, self._end]  # type: ignore[list-item]
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        x = nn.functional.dropout(x.mean((2, 3)), self.drop_rate, self.training)
-        return self.fc(x)
 
 
 register("xception", Xception, input_size=299, top1=79.0)

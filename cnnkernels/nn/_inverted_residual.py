@@ -223,8 +223,8 @@ def _as_one(block: Any, x: Any, residual: bool) -> Tensor | None:
             return None
     try:
         y: Tensor = _ext.direct_ops.inverted_residual(x, *plan.arguments, residual, *layers)
-    except Exception:
+    except RuntimeError:
         return (
-            None  # a window or an instruction set that the kernel does not take: the modules say what is wrong, or run
+            None  # a window or an instruction set that the kernel does not take: the modules run, or say what is wrong
         )
     return y

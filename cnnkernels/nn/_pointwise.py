@@ -51,7 +51,7 @@ def run(
         folded = owner.folded((name, "packed"), conv, bn, torch.float32, into_weight=True, reorder=pack)
         try:
             return packed(x, folded.weight, conv.out_channels, act, gate, residual)  # type: ignore[arg-type]
-        except Exception:
+        except RuntimeError:
             pass  # a residual of another layout, another instruction set: the op converts, or says what is wrong
     folded = owner.folded(name, conv, bn, torch.float32, into_weight=False)
     return ops.pointwise_conv_bn_act(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -27,9 +28,9 @@ class FusedSequential(nn.Sequential, FoldsBatchNorm):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return self._run(x, 0, len(self._modules), residual)
 
-    def part(self, start: int, stop: int) -> Callable[[Tensor], Tensor]:
-        """A function that runs the children from ``start`` up to ``stop``."""
-        return lambda x: self._run(x, start, stop)
+    def part(self, start: int, stop: int) -> Part:
+        """The children from ``start`` up to ``stop``, to be called as one."""
+        return Part(self, start, stop)
 
     def _run(self, x: Tensor, start: int, stop: int, residual: Tensor | None = None) -> Tensor:
         for i, conv, bn, act, last in self._runs(start, stop):
@@ -81,6 +82,21 @@ class FusedSequential(nn.Sequential, FoldsBatchNorm):
         return self._fused_from[0] if self._fused_from else self
 
     _fused_from: tuple[Self, ...] = ()  # in a tuple, so that it is no child
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighbouring children of a ``FusedSequential``; no module, so that a network may hold it beside the whole."""
+
+    whole: FusedSequential
+    start: int
+    stop: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.whole._run(x, self.start, self.stop)
+
+    def children(self) -> list[nn.Module]:
+        return list(self.whole.children())[self.start : self.stop]
 
 
 def plus(block: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
