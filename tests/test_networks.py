@@ -53,6 +53,19 @@ def test_feature_maps(name):
     assert (chosen.channels, chosen.strides) == (model.channels[-2:-1], model.strides[-2:-1])
 
 
+@pytest.mark.parametrize("name", ["alexnet", "vgg11_bn", "squeezenet1_0", "densenet121", "resnet18", "mobilenet_v2"])
+def test_layers_behind_the_last_chosen_map_are_left_out(name):
+    """Of flat Sequentials, too; and what is left is what the whole network's checkpoint may skip."""
+    whole, model, early = (
+        on_meta(name, **kw) for kw in ({}, {"features_only": True}, {"features_only": True, "out_indices": (1,)})
+    )
+    weights = [sum(p.numel() for p in m.parameters()) for m in (model, early)]
+    assert weights[1] < 0.5 * weights[0]
+    assert [m.shape for m in early(image(64))] == [model(image(64))[1].shape]
+    left = set(whole.state_dict()) - set(early.state_dict())
+    assert left and all(k.startswith(early.left_out) for k in left)
+
+
 @pytest.mark.parametrize("name", list_models())
 def test_heads(name):
     size = model_entry(name).input_size
