@@ -51,3 +51,9 @@ def test_reset_classifier(name):
         maps = create_model(name, aux_logits=True, features_only=True).train()
     assert len(maps(x)) == 5
     assert not any("ux" in key for key in maps.state_dict())
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_transform_input_is_for_colours(name):
+    with torch.device("meta"), pytest.raises(ValueError, match="transform_input is for in_chans=3, got in_chans=1"):
+        create_model(name, in_chans=1, transform_input=True)

@@ -127,15 +127,11 @@ class _Recorder(TorchDispatchMode):
             known = name if name in _JOINTS else name.removesuffix("_")
             if name in _AFTER and sources:
                 self._made(self._follow(_AFTER[name], sources[0]), results)
-            elif known in _JOINTS and sources and not _is_counter(tensors):
+            elif known in _JOINTS and sources:
                 self._made(self._add(Node(_JOINTS[known], sources=sources), []), results)
             elif sources:
                 self._made(sources[0], results)
         return result
-
-
-def _is_counter(tensors: list[Tensor]) -> bool:
-    return all(t.dim() == 0 for t in tensors)
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -158,19 +154,4 @@ def flow(block: nn.Module, *inputs: Any) -> Flow:
     nodes = recorder.nodes
     sources = list(dict.fromkeys(recorder._sources(_tensors(result))))
     nodes.append(Node(Label("output", "end"), sources=sources, shape=nodes[sources[0]].shape))
-    return Flow(_used(nodes))
-
-
-def _used(nodes: list[Node]) -> list[Node]:
-    """Without nodes that lead nowhere."""
-    keep, todo = {0}, [len(nodes) - 1]
-    while todo:
-        i = todo.pop()
-        if i not in keep:
-            keep.add(i)
-            todo += nodes[i].sources
-    order = sorted(keep)
-    renumbered = {old: new for new, old in enumerate(order)}
-    for i in order:
-        nodes[i].sources = [renumbered[s] for s in nodes[i].sources]
-    return [nodes[i] for i in order]
+    return Flow(nodes)

@@ -123,6 +123,9 @@ class AuxiliaryNetwork(Network):
     transform_input = False
 
     def complete(self, shapes: Sequence[tuple[int, int]], **kw: Any) -> None:
+        in_chans = next(m.in_channels for m in self.modules() if isinstance(m, nn.Conv2d))
+        if self.transform_input and in_chans != 3:
+            raise ValueError(f"{type(self).__name__}: transform_input is for in_chans=3, got in_chans={in_chans}")
         super().complete(shapes, **kw)
         if self.num_classes == 0 or self._maps is not None:
             self._drop_heads()
