@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import ShuffleUnit, conv_bn_act
+from cnnkernels.nn import ShuffleStage, ShuffleUnit, conv_bn_act
 
 _UNITS = (4, 8, 4)  # stages 2 to 4
 
@@ -23,16 +23,6 @@ def initialise_layer(module: nn.Module, first: bool) -> None:
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, 0, 0.01)
         nn.init.zeros_(module.bias)
-
-
-class ShuffleStage(nn.Sequential):
-    """Units that hand the two halves of their channels to each other, so that no unit has to split or join them."""
-
-    def forward(self, x: Any) -> Any:
-        *units, last = self
-        for unit in units:
-            x = unit(x, split=True)
-        return last(x)
 
 
 class ShuffleNetV2(Network):

@@ -3,7 +3,15 @@
 from cnnkernels.nn._block import FusedBlock
 from cnnkernels.nn.activation import Activation, Mish, create_activation
 from cnnkernels.nn.attention import CBAM, EfficientChannelAttention
-from cnnkernels.nn.blocks import ChannelShuffle, Fire, InvertedResidual, ShuffleUnit, SqueezeExcite, conv_bn_act
+from cnnkernels.nn.blocks import (
+    ChannelShuffle,
+    Fire,
+    InvertedResidual,
+    ShuffleStage,
+    ShuffleUnit,
+    SqueezeExcite,
+    conv_bn_act,
+)
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
 from cnnkernels.nn.conv_same import Conv2dSame
 from cnnkernels.nn.mbconv import MBConv, StochasticDepth
@@ -25,6 +33,7 @@ __all__ = [
     "MBConv",
     "Mish",
     "RepVGGBlock",
+    "ShuffleStage",
     "ShuffleUnit",
     "SqueezeExcite",
     "StochasticDepth",

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from cnnkernels import ops
 from cnnkernels.nn import _unit
 from cnnkernels.nn._block import FusedBlock
-from cnnkernels.nn._inverted_residual import Squeeze, inverted_residual
+from cnnkernels.nn._block_plan import Squeeze
+from cnnkernels.nn._inverted_residual import inverted_residual
+from cnnkernels.nn._shuffle_stage import shuffle_stage
 from cnnkernels.nn.activation import activation_name, create_activation
 from cnnkernels.nn.conv import same_padding
 from cnnkernels.nn.sequential import FusedSequential
@@ -127,7 +129,7 @@ class ShuffleUnit(nn.Module):
 
     Stride 1: the left half of the channels passes, the right half goes through ``branch2``; stride 2: both branches see
     all of x.  Then the halves are joined and shuffled.  x is [N, in_channels, H, W], or the pair (left, right) of its
-    halves; with ``split=True`` the result comes as such a pair, written by one pass for the unit that follows.
+    halves; with ``split=True`` the result may come as such a pair, for the unit that follows.
     """
 
     def __init__(
@@ -157,6 +159,9 @@ class ShuffleUnit(nn.Module):
         )
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor], split: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        y = shuffle_stage([(self.branch1, self.branch2)], x)
+        if y is not None:
+            return y
         if self.stride == 1:
             left, right = x if isinstance(x, tuple) else x.chunk(2, dim=1)
         else:
@@ -165,6 +170,23 @@ class ShuffleUnit(nn.Module):
         if split:
             return ops.concat_shuffle_split(left, right, 2)
         return ops.channel_shuffle(torch.cat((left, right), dim=1), 2)
+
+
+class ShuffleStage(nn.Sequential):
+    """``ShuffleUnit``s one after the other, as one call where nobody looks at a unit.
+
+    Elsewhere units hand the two halves of their channels to each other, so that no unit has to split or join them.
+    """
+
+    def forward(self, x: Any) -> Any:
+        *units, last = self
+        if all(_unit.untouched(unit, ShuffleUnit) for unit in self):
+            y = shuffle_stage([(unit.branch1, unit.branch2) for unit in self], x)
+            if y is not None:
+                return y
+        for unit in units:
+            x = unit(x, split=True)
+        return last(x)
 
 
 class SqueezeExcite(Squeeze):

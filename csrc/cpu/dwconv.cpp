@@ -66,6 +66,7 @@ struct Conv {
   const DwConvShape& s;
   const bool stats, clamp_is_all, direct;
   const int taps;
+  const int64_t x_pixel, y_pixel;
   const Clamp<A> clamp;
 
   Conv(const DwConvArgs& args, bool with_stats)
@@ -75,6 +76,8 @@ struct Conv {
         clamp_is_all(a.act == Act::identity || a.act == Act::relu || a.act == Act::relu6),
         direct(std::is_same_v<T, A> && clamp_is_all && !a.residual),
         taps(s.kh * s.kw),
+        x_pixel(a.x_pixel ? a.x_pixel : s.C),
+        y_pixel(a.y_pixel ? a.y_pixel : s.C),
         clamp{VA(a.act == Act::relu || a.act == Act::relu6 ? A(0) : -INFINITY),
               VA(a.act == Act::relu6 ? A(6) : INFINITY)} {}
 
@@ -166,7 +169,7 @@ struct Conv {
 
   // Output row p of image n for the channels of a block; out: pixel 0, first channel of the block.
   void row_nhwc(int64_t n, int64_t p, const Block& b, A* out, int64_t out_pixel) const {
-    const int64_t h = p * s.sh - s.top, c = channel(b.first), C = s.C;
+    const int64_t h = p * s.sh - s.top, c = channel(b.first), C = x_pixel;
     const Inside rows(h, s.H, s.kh, s.dh);
     const T* row = x() + ((n * s.H + h + int64_t(rows.begin) * s.dh) * s.W) * C + c;
     const int64_t w_step = int64_t(taps + 1) * N, last = channel(b.first + b.vectors - 1) - c;
@@ -227,7 +230,7 @@ struct Conv {
           pack(first, b.vectors, w);
         }
         const int64_t c = channel(first), width = channel(first + b.vectors - 1) - c + N, pixels = (p1 - p0) * s.Q;
-        const int64_t at = (n * s.P + p0) * s.Q * s.C + c, pitch = to_y ? s.C : width;
+        const int64_t at = (n * s.P + p0) * s.Q * y_pixel + c, pitch = to_y ? y_pixel : width;
         A* out = to_y ? direct_y() + at : kept<A>(1, pixels * width);
         for (int64_t p = p0; p < p1; ++p) row_nhwc(n, p, b, out + (p - p0) * s.Q * pitch, pitch);
         if (stats)
@@ -240,7 +243,7 @@ struct Conv {
             store(m.m2, m2);
             m.count = A(pixels);
           }
-        if (!to_y) finish(out, width, pixels, std::min(width, s.C), at, s.C);
+        if (!to_y) finish(out, width, pixels, std::min(width, s.C), at, y_pixel);
       }
     });
     if (!stats) return;

@@ -21,6 +21,7 @@ struct DwConvArgs {
   void* mean;  // [C] each, of dwconv_stats only: mean and biased variance of u, unrounded, over N, P and Q
   void* var;
   Pool pool;
+  int64_t x_pixel = 0, y_pixel = 0;  // channels_last, without residual: steps from pixel to pixel; 0: C
 };
 
 // u = dwconv(x), its mean and biased variance, y = act(bn_weight * (u - mean) / sqrt(var + eps) + bn_bias).

@@ -45,8 +45,9 @@ template <class A>
 struct PanelArgs {
   const A* a;
   int64_t a_row, rows, depth;      // A is [rows, depth]
-  const A* b;                      // the panel
-  int vectors, last;               // of the panel; valid lanes of the last vector
+  const A* b;                      // the panel, or some neighbouring columns of one
+  int64_t b_row;                   // of the whole panel
+  int vectors, last;               // of columns; valid lanes of the last one
   const A* column_shift;           // padded to whole vectors, or null
   const A *row_scale, *row_shift;  // both or neither
   A* c;
@@ -70,7 +71,7 @@ inline void tile(const PanelArgs<A>& p, const int64_t row, const A* ahead) {
 #pragma GCC unroll 6
   for (int g = 0; g < GROUPS; ++g) a[g] = p.a + (row + g * 3) * step;
   const A *b = p.b, *next = p.a + (row + ROWS) * step;  // rows of the next tile, on their way to the L1 cache
-  for (int64_t k = 0; k < p.depth; ++k, b += VECTORS * N, next += ROWS) {
+  for (int64_t k = 0; k < p.depth; ++k, b += p.b_row, next += ROWS) {
     __builtin_prefetch(next);
     __builtin_prefetch(ahead, 0, 2);
     ahead += 64 / sizeof(A);
@@ -120,7 +121,7 @@ void panel_of(const PanelArgs<A>& p) {
   for (int64_t t = 0, row = 0; t < tiles; ++t) {  // evenly: no thin tile at the end
     const int rows = static_cast<int>(p.rows / tiles + (t < p.rows % tiles));
     // A cache line of the next panel for each k of a tile, until all of it is on its way to the L2 cache.
-    const int64_t line = 64 / static_cast<int64_t>(sizeof(A)), size = p.depth * VECTORS * V<A>::N;
+    const int64_t line = 64 / static_cast<int64_t>(sizeof(A)), size = p.depth * p.b_row;
     const A* ahead = p.b + (t * p.depth * line < size ? size + t * p.depth * line : 0);
     tile_of<A, MOST, VECTORS>(rows, p, row, ahead);
     row += rows;

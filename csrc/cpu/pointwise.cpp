@@ -34,6 +34,7 @@ struct Pointwise {
   const PointwiseShape& s;
   const Panels<A> panels;  // of channels, or of the pixels of an image in NCHW
   const bool clamp_is_all, direct, copies_x;
+  const int64_t x_pixel, y_pixel;
   const VA low, high;
 
   explicit Pointwise(const PointwiseArgs& args)
@@ -43,6 +44,8 @@ struct Pointwise {
         clamp_is_all(a.act == Act::identity || a.act == Act::relu || a.act == Act::relu6),
         direct(std::is_same_v<T, A> && clamp_is_all),
         copies_x(!std::is_same_v<T, A> || a.gate),
+        x_pixel(a.x_pixel ? a.x_pixel : s.C),
+        y_pixel(a.y_pixel ? a.y_pixel : s.K),
         low(a.act == Act::relu || a.act == Act::relu6 ? A(0) : -INFINITY),
         high(a.act == Act::relu6 ? A(6) : INFINITY) {}
 
@@ -98,8 +101,9 @@ struct Pointwise {
   }
 
   // ---- channels_last ------------------------------------------------------------------------------------------------------
-  // Pixels [begin, end) and panels [first, last).
+  // Pixels [begin, end) and, of panels [first, last), the vectors that are wanted.
   void rows_nhwc(int64_t begin, int64_t end, int64_t first, int64_t last) const {
+    const int64_t from = a.first, to = a.last < 0 ? panels.vectors : a.last;
     const int64_t columns = std::min<int64_t>(s.K, 4 * s.C),
                   row_bytes = (s.C + columns) * static_cast<int64_t>(sizeof(A));
     const int64_t most = std::max<int64_t>(1, kChunkBytes / row_bytes / kChunkRows) * kChunkRows;
@@ -109,15 +113,18 @@ struct Pointwise {
       const int64_t rows = std::min(chunk, end - m);
       if (copies_x) copy_rows(m, rows, copy);
       PanelArgs<A> p{};
-      if constexpr (std::is_same_v<T, A>) p.a = copies_x ? copy : x() + m * s.C;
+      if constexpr (std::is_same_v<T, A>) p.a = copies_x ? copy : x() + m * x_pixel;
       else p.a = copy;
-      p.a_row = p.depth = s.C, p.rows = rows;
+      p.a_row = copies_x ? s.C : x_pixel, p.depth = s.C, p.rows = rows;
       for (int64_t i = first; i < last; ++i) {
-        const int64_t c = panels.begin(i) * N;
-        p.vectors = panels.size(i);
+        const int64_t panel = panels.begin(i), begin_v = std::max(panel, from),
+                      end_v = std::min(panel + panels.size(i), to);
+        if (begin_v >= end_v) continue;
+        const int64_t c = begin_v * N;
+        p.vectors = static_cast<int>(end_v - begin_v), p.b_row = panels.size(i) * N;
         p.column_shift = packed() + kPackedHeader + c;
-        p.b = packed() + kPackedHeader + up(s.K, 16) * 16 + c * s.C;
-        run_panel(p, std::min<int64_t>(p.vectors * N, s.K - c), m * s.K + c, s.K);
+        p.b = packed() + kPackedHeader + up(s.K, 16) * 16 + panel * N * s.C + (begin_v - panel) * N;
+        run_panel(p, std::min<int64_t>(p.vectors * N, s.K - c), m * y_pixel + c - from * N, y_pixel);
       }
     }
   }
@@ -125,7 +132,7 @@ struct Pointwise {
   // Rows of x as A, times their image's gate.
   void copy_rows(int64_t m, int64_t rows, A* to) const {
     for (int64_t r = 0; r < rows; ++r, to += s.C) {
-      const T* from = x() + (m + r) * s.C;
+      const T* from = x() + (m + r) * x_pixel;
       const T* g = a.gate ? gate() + (m + r) / s.HW * s.C : nullptr;
       gated(from, s.C, to, [&](int64_t c, int n) { return n == N ? vload(g + c) : vload_n(g + c, n); }, g != nullptr);
     }
@@ -167,7 +174,7 @@ struct Pointwise {
         if (k >= s.K) continue;
         const int64_t at = panels.begin(i) * N, width = std::min<int64_t>(panels.size(i) * N, s.HW - at);
         PanelArgs<A> p{};
-        p.vectors = panels.size(i);
+        p.vectors = panels.size(i), p.b_row = p.vectors * N;
         if (copied != u / parts) copy_pixels(n, at, width, p.vectors, pixels);
         copied = u / parts;
         if constexpr (std::is_same_v<T, A>) p.a = static_cast<const A*>(a.weight) + k * s.C;

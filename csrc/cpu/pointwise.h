@@ -29,6 +29,9 @@ struct PointwiseArgs {
   Act act;
   double slope;
   Pool pool;
+  // Of packed weights:
+  int64_t x_pixel = 0, y_pixel = 0;  // steps from pixel to pixel of x, and of y and the residual; 0: C and K
+  int64_t first = 0, last = -1;      // vectors of y's channels that are wanted (-1: all); y points at the first
 };
 }  // namespace ck::cpu
 namespace ck::cpu {

@@ -39,7 +39,7 @@ template <class A>
     Scratch<A> memory;
     int64_t size = 0;
   };
-  static thread_local Kept all[2];
+  static thread_local Kept all[6];
   Kept& k = all[which];
   if (k.size < n) {
     k.memory.reset();

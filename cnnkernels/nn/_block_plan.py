@@ -1,0 +1,215 @@
+"""Blocks of convolutions that run as one call in evaluation on a CPU, storing no map in between.
+
+Which modules a block consists of, their folded and packed weights, and everything these depend on are kept as a plan; a call
+asks only whether all of it is still so (6 us a block, where finding it out costs 50 us a convolution).  Like folded weights,
+plans are dropped by ``train()``, ``eval()``, ``to()`` and ``load_state_dict``, and a write through ``tensor.data`` is not
+seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnkernels import _activation, _backend, _conv, _op
+from cnnkernels.nn import _unit
+from cnnkernels.nn._fold import fold, sources_of
+from cnnkernels.nn.activation import activation_name
+from cnnkernels.nn.sequential import FusedSequential
+from cnnkernels.ops.pointwise_conv_bn_act import pack
+
+Unit = tuple[Any, Any, Any]  # convolution, BatchNorm, activation or None
+
+
+class Squeeze(nn.Module):
+    """A squeeze-and-excitation between depthwise convolution and projection; its class defines ``parts`` itself.
+
+    A subclass of ``SqueezeExcite`` does not, and may compute anything: it is called.
+    """
+
+    def parts(self) -> tuple[Any, Any, str, str] | None:
+        """The two layers and the names of activation and gate, or None where a child has to be called as a module."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Expansion (or none), depthwise convolution and projection: the nested sequentials that hold them, and the units."""
+
+    sequentials: tuple[FusedSequential, ...]
+    units: tuple[Unit, ...]
+    squeeze: Squeeze | None
+    acts: tuple[int, int, int]  # codes: after expansion, depthwise convolution, projection
+    slope: float
+
+    @property
+    def channels(self) -> int:
+        return self.units[0][0].in_channels  # type: ignore[no-any-return]
+
+    @property
+    def out_channels(self) -> int:
+        return self.units[-1][0].out_channels  # type: ignore[no-any-return]
+
+    def modules(self) -> list[Any]:
+        squeeze = [] if self.squeeze is None else [self.squeeze]
+        return [*self.sequentials, *(m for unit in self.units for m in unit if m is not None), *squeeze]
+
+    def window(self, x: Tensor) -> Any:
+        conv = self.units[-2][0]
+        return _conv.native(conv.weight, conv.stride, _unit.padding_of(conv, x), conv.dilation)
+
+    def folded(self) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+        """Packed expansion, the depthwise weight, its scale and shift, packed projection."""
+        # Normal tensors without history, also in inference mode: a later call may need a gradient for x.
+        with torch.inference_mode(False), torch.no_grad():
+            packed = [
+                fold(conv, bn, torch.float32, into_weight=True, reorder=pack).weight
+                for conv, bn, _ in (*self.units[:-2], self.units[-1])
+            ]
+            middle = fold(*self.units[-2][:2], torch.float32, into_weight=False)
+            assert middle.weight is not None and packed[-1] is not None
+            weight = middle.weight.detach().contiguous()
+        return packed[0] if len(packed) == 2 else None, weight, middle.scale, middle.shift, packed[-1]
+
+
+def geometry(conv: Any) -> tuple[Any, ...]:
+    return conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+
+
+def children(module: Any) -> tuple[Any, ...]:
+    return tuple(module._modules.values())
+
+
+def chain_of(block: FusedSequential) -> Chain | None:
+    """What the block consists of, or None if it is something else."""
+    sequentials, leaves = [block], []
+    for child in children(block):
+        if type(child) is FusedSequential:
+            sequentials.append(child)
+            leaves += children(child)
+        else:
+            leaves.append(child)
+    units: list[Unit] = []
+    squeeze, at = None, -1
+    while leaves:
+        if isinstance(leaves[0], Squeeze):
+            if squeeze is not None or "parts" not in type(leaves[0]).__dict__:
+                return None
+            squeeze, at = leaves.pop(0), len(units)
+            continue
+        conv, bn, *leaves = leaves if len(leaves) > 1 else (None, None)
+        act = leaves.pop(0) if leaves and not isinstance(leaves[0], (nn.Conv2d, Squeeze)) else None
+        if type(conv) is not nn.Conv2d or type(bn) is not nn.BatchNorm2d:
+            return None
+        units.append((conv, bn, act))
+    if len(units) not in (2, 3) or not _unit.is_depthwise(units[-2][0]):
+        return None
+    if squeeze is not None and at != len(units) - 1:
+        return None
+    if any(geometry(c)[:5] != ((1, 1), (1, 1), (0, 0), (1, 1), 1) for c, _, _ in (*units[:-2], units[-1])):
+        return None
+    names = ["identity" if act is None else activation_name(act) for _, _, act in units]
+    if None in names or len({name for name in names if name != "identity"}) > 1:
+        return None
+    parsed = [_activation.parse(str(name)) for name in names]
+    codes = [code for code, _ in parsed]
+    slope = next((slope for name, (_, slope) in zip(names, parsed, strict=True) if name != "identity"), 0.0)
+    first = codes[0] if len(codes) == 3 else _activation.CODES["identity"]
+    return Chain(tuple(sequentials), tuple(units), squeeze, (first, codes[-2], codes[-1]), slope)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kernel's arguments, and all that they follow from."""
+
+    modules: tuple[tuple[Any, type], ...]
+    children: tuple[tuple[Any, tuple[Any, ...]], ...]
+    convs: tuple[tuple[Any, tuple[Any, ...]], ...]
+    norms: tuple[tuple[Any, float], ...]
+    acts: tuple[tuple[Any, str | None], ...]
+    tensors: tuple[tuple[dict[str, Any], str, Tensor, int, int], ...]
+    absent: tuple[tuple[dict[str, Any], str], ...]  # biases that would be tensors
+    channels: int  # of x
+    arguments: tuple[Any, ...]
+
+    def holds(self) -> bool:
+        for held, name, t, version, pointer in self.tensors:
+            if held.get(name) is not t or t._version != version or t.data_ptr() != pointer:
+                return False
+        for held, name in self.absent:
+            if held.get(name) is not None:
+                return False
+        for m, of in self.modules:
+            if not _unit.untouched(m, of):
+                return False
+        for m, of_m in self.children:
+            if children(m) != of_m:
+                return False
+        for conv, now in self.convs:
+            if geometry(conv) != now:
+                return False
+        for bn, eps in self.norms:
+            if bn.training or bn.eps != eps:
+                return False
+        return all(activation_name(act) == name for act, name in self.acts)
+
+    def needs_gradient(self, x: Tensor) -> bool:
+        return torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for _, _, t, _, _ in self.tensors))
+
+
+def plan_of(chains: tuple[Chain, ...], channels: int, arguments: Any, empty: tuple[FusedSequential, ...] = ()) -> Plan | None:
+    """The plan of these modules as they are now; None where something wants them called.
+
+    arguments: makes the kernel's, once it is known that it may.  empty: sequentials that have to stay without children.
+    """
+    sequentials = [*empty, *(m for chain in chains for m in chain.sequentials)]
+    modules = [*empty, *(m for chain in chains for m in chain.modules())]
+    units = [unit for chain in chains for unit in chain.units]
+    sources = [t for conv, bn, _ in units for t in sources_of(conv, bn) if t is not None]
+    if (
+        not all(_unit.untouched(m, type(m)) for m in modules)
+        or not all(_unit.fully_readable(conv) and _unit.fully_readable_norm(bn) for conv, bn, _ in units)
+        or any(bn.training or bn.running_mean is None for _, bn, _ in units)
+        or any(t.dtype is not torch.float32 or not t.is_cpu or t.is_inference() for t in sources)
+    ):
+        return None
+    held = [
+        (of, name)
+        for conv, bn, _ in units
+        for of, names in (
+            (conv._parameters, ("weight", "bias")),
+            (bn._parameters, ("weight", "bias")),
+            (bn._buffers, ("running_mean", "running_var")),
+        )
+        for name in names
+    ]
+    return Plan(
+        tuple((m, type(m)) for m in modules),
+        tuple((m, children(m)) for m in sequentials),
+        tuple((conv, geometry(conv)) for conv, _, _ in units),
+        tuple((bn, bn.eps) for _, bn, _ in units),
+        tuple((act, activation_name(act)) for _, _, act in units if act is not None),
+        tuple((of, name, t, t._version, t.data_ptr()) for of, name in held if (t := of[name]) is not None),
+        tuple((of, name) for of, name in held if of[name] is None),
+        channels,
+        arguments(),
+    )
+
+
+def suits(x: Any) -> bool:
+    """Whether x is what the kernels take, and nobody wants to see the modules."""
+    return (
+        type(x) is Tensor
+        and _unit.ordinary_call(x)
+        and not torch.compiler.is_compiling()
+        and _backend.STATE.plain
+        and not _op._dispatcher_is_needed()
+        and x.is_cpu
+        and x.dtype is torch.float32
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > 0
+    )
