@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnkernels import _activation, _backend, _conv, _op
+from cnnkernels import _activation, _backend, _conv, _ext, _op
 from cnnkernels.nn import _unit
 from cnnkernels.nn._fold import fold, sources_of
 from cnnkernels.nn.activation import activation_name
@@ -123,49 +123,59 @@ def chain_of(block: FusedSequential) -> Chain | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """A kernel's arguments, and all that they follow from."""
+    """A kernel's arguments, and what all that they follow from was like."""
 
-    modules: tuple[tuple[Any, type], ...]
-    children: tuple[tuple[Any, tuple[Any, ...]], ...]
-    convs: tuple[tuple[Any, tuple[Any, ...]], ...]
-    norms: tuple[tuple[Any, float], ...]
-    acts: tuple[tuple[Any, str | None], ...]
-    tensors: tuple[tuple[dict[str, Any], str, Tensor, int, int], ...]
-    absent: tuple[tuple[dict[str, Any], str], ...]  # biases that would be tensors
+    snapshot: Any  # _C.Snapshot
+    sources: tuple[Tensor, ...]
     channels: int  # of x
     arguments: tuple[Any, ...]
 
     def holds(self) -> bool:
-        for held, name, t, version, pointer in self.tensors:
-            if held.get(name) is not t or t._version != version or t.data_ptr() != pointer:
-                return False
-        for held, name in self.absent:
-            if held.get(name) is not None:
-                return False
-        for m, of in self.modules:
-            if not _unit.untouched(m, of):
-                return False
-        for m, of_m in self.children:
-            if children(m) != of_m:
-                return False
-        for conv, now in self.convs:
-            if geometry(conv) != now:
-                return False
-        for bn, eps in self.norms:
-            if bn.training or bn.eps != eps:
-                return False
-        return all(activation_name(act) == name for act, name in self.acts)
+        return self.snapshot.holds()  # type: ignore[no-any-return]
 
     def needs_gradient(self, x: Tensor) -> bool:
-        return torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for _, _, t, _, _ in self.tensors))
+        return torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in self.sources))
 
 
-def plan_of(chains: tuple[Chain, ...], channels: int, arguments: Any, empty: tuple[FusedSequential, ...] = ()) -> Plan | None:
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _snapshot(modules: list[Any]) -> Any:
+    """Whatever of the modules decides whether and what they compute, see ``_unit.untouched``."""
+    seen = _ext.module.Snapshot()  # type: ignore[union-attr]
+    for m in modules:
+        seen.type(m)
+        attributes = vars(m)
+        seen.item(attributes, "forward")
+        for name in _HOOKS:
+            seen.item(attributes, name)
+            seen.items(attributes[name])
+        if isinstance(m, nn.Conv2d):
+            names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        elif isinstance(m, nn.BatchNorm2d):
+            names = ("training", "eps")
+        else:
+            names = tuple(name for name in attributes if name[0] != "_" and name != "training")
+        for name in names:
+            seen.item(attributes, name)
+        if isinstance(m, Squeeze):
+            continue  # what it consists of it says itself, at every call
+        for name in ("_parameters", "_buffers", "_modules"):
+            seen.item(attributes, name)
+            seen.items(attributes[name])
+            for t in attributes[name].values():
+                if isinstance(t, Tensor) and t.dtype is torch.float32:
+                    seen.tensor(t)
+    return seen
+
+
+def plan_of(
+    chains: tuple[Chain, ...], channels: int, arguments: Any, empty: tuple[FusedSequential, ...] = ()
+) -> Plan | None:
     """The plan of these modules as they are now; None where something wants them called.
 
     arguments: makes the kernel's, once it is known that it may.  empty: sequentials that have to stay without children.
     """
-    sequentials = [*empty, *(m for chain in chains for m in chain.sequentials)]
     modules = [*empty, *(m for chain in chains for m in chain.modules())]
     units = [unit for chain in chains for unit in chain.units]
     sources = [t for conv, bn, _ in units for t in sources_of(conv, bn) if t is not None]
@@ -176,27 +186,7 @@ def plan_of(chains: tuple[Chain, ...], channels: int, arguments: Any, empty: tup
         or any(t.dtype is not torch.float32 or not t.is_cpu or t.is_inference() for t in sources)
     ):
         return None
-    held = [
-        (of, name)
-        for conv, bn, _ in units
-        for of, names in (
-            (conv._parameters, ("weight", "bias")),
-            (bn._parameters, ("weight", "bias")),
-            (bn._buffers, ("running_mean", "running_var")),
-        )
-        for name in names
-    ]
-    return Plan(
-        tuple((m, type(m)) for m in modules),
-        tuple((m, children(m)) for m in sequentials),
-        tuple((conv, geometry(conv)) for conv, _, _ in units),
-        tuple((bn, bn.eps) for _, bn, _ in units),
-        tuple((act, activation_name(act)) for _, _, act in units if act is not None),
-        tuple((of, name, t, t._version, t.data_ptr()) for of, name in held if (t := of[name]) is not None),
-        tuple((of, name) for of, name in held if of[name] is None),
-        channels,
-        arguments(),
-    )
+    return Plan(_snapshot(modules), tuple(sources), channels, arguments())
 
 
 def suits(x: Any) -> bool:

@@ -4,6 +4,7 @@
 
 #include "../cpu/isa.h"
 #include "direct.h"
+#include "snapshot.h"
 
 namespace py = pybind11;
 
@@ -26,6 +27,7 @@ static py::object direct_functions(py::module_& m) {
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "Native kernels of cnnkernels; see cnnkernels.explain().";
   m.attr("direct") = direct_functions(m);
+  ck::define_snapshot(m);
   m.def("build_info", [] {
     py::dict d;
     d["torch"] = CK_BUILD_TORCH;
