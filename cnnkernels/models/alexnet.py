@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import FusedSequential
+from cnnkernels.nn import FusedSequential, MaxPool2d
 
 
 class AlexNet(Network):
@@ -37,17 +37,17 @@ class AlexNet(Network):
         self.features = FusedSequential(
             nn.Conv2d(in_chans, 64, 11, 4, 2),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2),
+            MaxPool2d(3, 2),
             nn.Conv2d(64, 192, 5, padding=2),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2),
+            MaxPool2d(3, 2),
             nn.Conv2d(192, 384, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(384, 256, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(256, 256, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2),
+            MaxPool2d(3, 2),
         )
         self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
         self.classifier: Any = nn.Sequential(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import SqueezeExcite
+from cnnkernels.nn import MaxPool2d, SqueezeExcite
 
 # 1x1 (0: none, and stride 2); 3x3 reduce, 3x3; double 3x3 reduce, double 3x3; pool projection (0: the pooled x itself)
 _BLOCKS = {
@@ -75,9 +75,9 @@ class BNInception(Network):
             if se:
                 self.add_module(f"{block}_se", SqueezeExcite(channels, channels // 16))
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.maxpool = MaxPool2d(3, 2, ceil_mode=True)
         self.average = nn.AvgPool2d(3, 1, 1, ceil_mode=True)
-        self.maxpool_last = nn.MaxPool2d(3, 1, 1, ceil_mode=True)
+        self.maxpool_last = MaxPool2d(3, 1, 1, ceil_mode=True)
         self.dropout = nn.Dropout(drop_rate)
         self.last_linear: Any = self.make_last_layer(channels, num_classes)
         self.complete(shapes, features_only=features_only, **kw)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import FusedBlock, FusedSequential
+from cnnkernels.nn import FusedBlock, FusedSequential, MaxPool2d
 
 
 class DenseLayer(FusedBlock):
@@ -99,7 +99,7 @@ class DenseNet(Network):
             conv0=nn.Conv2d(in_chans, channels, 7, 2, 3, bias=False),
             norm0=nn.BatchNorm2d(channels),
             relu0=nn.ReLU(inplace=True),
-            pool0=nn.MaxPool2d(3, 2, 1),
+            pool0=MaxPool2d(3, 2, 1),
         )
         ends, shapes = [0, 3], [(channels, 2)]
         for i, n in enumerate(layers, 1):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.inception import AuxiliaryNetwork, Branches, branch, conv_bn_relu
 from cnnkernels.models.registry import register
+from cnnkernels.nn import MaxPool2d
 
 # 1x1; 3x3 reduce, 3x3; "5x5" reduce, "5x5"; pool projection: table 1 of the paper
 _BLOCKS = {
@@ -74,23 +75,23 @@ class GoogLeNet(AuxiliaryNetwork):
         super().__init__()
         self.transform_input = transform_input
         self.conv1 = conv_bn_relu(in_chans, 64, 7, 2, 3)
-        self.maxpool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.maxpool1 = MaxPool2d(3, 2, ceil_mode=True)
         self.conv2 = conv_bn_relu(64, 64, 1)
         self.conv3 = conv_bn_relu(64, 192, 3)
-        self.maxpool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.maxpool2 = MaxPool2d(3, 2, ceil_mode=True)
         channels, stride = 192, 8
         shapes = [(64, 2), (64, 4), (64, 4), (192, 4), (192, 8)]
         for name, (one, reduce3, three, reduce5, five, pool) in _BLOCKS.items():
             if name in ("4a", "5a"):
                 first = name == "4a"
-                self.add_module(f"maxpool{3 if first else 4}", nn.MaxPool2d(3 if first else 2, 2, ceil_mode=True))
+                self.add_module(f"maxpool{3 if first else 4}", MaxPool2d(3 if first else 2, 2, ceil_mode=True))
                 stride *= 2
                 shapes.append((channels, stride))
             block = Branches(
                 branch1=branch(channels, (one, 1)),
                 branch2=branch(channels, (reduce3, 1), (three, 3)),
                 branch3=branch(channels, (reduce5, 1), (five, 3)),
-                branch4=branch(channels, (pool, 1), pool=nn.MaxPool2d(3, 1, 1, ceil_mode=True)),
+                branch4=branch(channels, (pool, 1), pool=MaxPool2d(3, 1, 1, ceil_mode=True)),
             )
             self.add_module(f"inception{name}", block)
             channels = one + three + five + pool

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
-from cnnkernels.nn import ConvBNAct, FusedBlock
+from cnnkernels.nn import ConvBNAct, FusedBlock, MaxPool2d
 
 Layer = tuple[Any, ...]
 """(channels, kernel_size): stride 1, the size is kept; (channels, kernel_size, stride): no padding."""
@@ -63,7 +63,7 @@ of a pooling: "average" (3x3, the padding counts), "max" (3x3, stride 2)."""
 
 _POOLS = {
     "average": lambda x: F.avg_pool2d(x, 3, 1, 1),
-    "max": lambda x: F.max_pool2d(x, 3, 2),
+    "max": MaxPool2d(3, 2),
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cnnkernels.models.inception import Branches, Layer, branch, conv_bn_relu
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
+from cnnkernels.nn import MaxPool2d
 
 
 class Residual(Branches):
@@ -36,7 +37,7 @@ class Residual(Branches):
 def _reduction(channels: int, *branches: Sequence[Layer]) -> Branches:
     """Convolutions that halve the size, and max pooling, as the last branch."""
     made = {f"branch{i}": branch(channels, *layers) for i, layers in enumerate(branches)}
-    return Branches(**made, **{f"branch{len(branches)}": nn.MaxPool2d(3, 2)})
+    return Branches(**made, **{f"branch{len(branches)}": MaxPool2d(3, 2)})
 
 
 def _repeated(times: int, make: Callable[[], nn.Module]) -> nn.Sequential:
@@ -50,7 +51,7 @@ class _InceptionResNet(Network):
         self.conv2d_1a = conv_bn_relu(in_chans, 32, 3, 2, 0)
         self.conv2d_2a = conv_bn_relu(32, 32, 3, 1, 0)
         self.conv2d_2b = conv_bn_relu(32, 64, 3)
-        self.maxpool_3a = nn.MaxPool2d(3, 2)
+        self.maxpool_3a = MaxPool2d(3, 2)
         self.conv2d_3b = conv_bn_relu(64, 80, 1)
         self.conv2d_4a = conv_bn_relu(80, 192, 3, 1, 0)
 
@@ -82,7 +83,7 @@ class InceptionResNetV2(_InceptionResNet):
     ) -> None:
         super().__init__()
         self.add_stem(in_chans)
-        self.maxpool_5a = nn.MaxPool2d(3, 2)
+        self.maxpool_5a = MaxPool2d(3, 2)
         self.mixed_5b = Branches(
             branch0=branch(192, (96, 1)),
             branch1=branch(192, (48, 1), (64, 5)),

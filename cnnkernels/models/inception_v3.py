@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.inception import AuxiliaryNetwork, Mixed, conv_bn_relu
 from cnnkernels.models.registry import register
+from cnnkernels.nn import MaxPool2d
 
 
 def _a(c_in: int, pool: int) -> Mixed:
@@ -126,10 +127,10 @@ class InceptionV3(AuxiliaryNetwork):
         self.Conv2d_1a_3x3 = conv_bn_relu(in_chans, 32, 3, 2, 0)
         self.Conv2d_2a_3x3 = conv_bn_relu(32, 32, 3, 1, 0)
         self.Conv2d_2b_3x3 = conv_bn_relu(32, 64, 3)
-        self.maxpool1 = nn.MaxPool2d(3, 2)
+        self.maxpool1 = MaxPool2d(3, 2)
         self.Conv2d_3b_1x1 = conv_bn_relu(64, 80, 1)
         self.Conv2d_4a_3x3 = conv_bn_relu(80, 192, 3, 1, 0)
-        self.maxpool2 = nn.MaxPool2d(3, 2)
+        self.maxpool2 = MaxPool2d(3, 2)
         shapes = [(32, 2), (32, 2), (64, 2), (64, 4), (80, 4), (192, 4), (192, 8)]
         channels = 192
         blocks: list[tuple[str, Callable[[int], Mixed]]] = [

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cnnkernels.models.inception import Branches, branch, conv_bn_relu
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
+from cnnkernels.nn import MaxPool2d
 
 
 def _average(channels: int, out_channels: int) -> nn.Module:
@@ -30,7 +31,7 @@ def _reduction_a() -> Branches:
     return Branches(
         branch0=branch(384, (384, 3, 2)),
         branch1=branch(384, (192, 1), (224, 3), (256, 3, 2)),
-        branch2=nn.MaxPool2d(3, 2),
+        branch2=MaxPool2d(3, 2),
     )
 
 
@@ -48,7 +49,7 @@ def _reduction_b() -> Branches:
     return Branches(
         branch0=branch(1024, (192, 1), (192, 3, 2)),
         branch1=branch(1024, (256, 1), (256, (1, 7)), (320, (7, 1)), (320, 3, 2)),
-        branch2=nn.MaxPool2d(3, 2),
+        branch2=MaxPool2d(3, 2),
     )
 
 
@@ -97,12 +98,12 @@ class InceptionV4(Network):
             conv_bn_relu(in_chans, 32, 3, 2, 0),
             conv_bn_relu(32, 32, 3, 1, 0),
             conv_bn_relu(32, 64, 3),
-            Branches(maxpool=nn.MaxPool2d(3, 2), conv=conv_bn_relu(64, 96, 3, 2, 0)),
+            Branches(maxpool=MaxPool2d(3, 2), conv=conv_bn_relu(64, 96, 3, 2, 0)),
             Branches(
                 branch0=branch(160, (64, 1), (96, 3, 1)),
                 branch1=branch(160, (64, 1), (64, (1, 7)), (64, (7, 1)), (96, 3, 1)),
             ),
-            Branches(conv=conv_bn_relu(192, 192, 3, 2, 0), maxpool=nn.MaxPool2d(3, 2)),
+            Branches(conv=conv_bn_relu(192, 192, 3, 2, 0), maxpool=MaxPool2d(3, 2)),
             *(_a() for _ in range(4)),
             _reduction_a(),
             *(_b() for _ in range(7)),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import FusedBlock, FusedSequential
+from cnnkernels.nn import FusedBlock, FusedSequential, MaxPool2d
 
 
 class _Residual(FusedBlock):
@@ -162,7 +162,7 @@ class ResNet(Network):
         self.conv1 = nn.Conv2d(in_chans, self.stem_channels, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(self.stem_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.maxpool = MaxPool2d(3, 2, 1)
 
     def complete_block(self, block: BasicBlock | Bottleneck, channels: int) -> None:
         """For networks whose blocks have an attention; channels: what the block returns."""

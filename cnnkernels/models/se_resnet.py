@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.registry import register
 from cnnkernels.models.resnet import BasicBlock, Bottleneck, ResNet
-from cnnkernels.nn import FusedSequential, SqueezeExcite
+from cnnkernels.nn import FusedSequential, MaxPool2d, SqueezeExcite
 
 
 class SEResNet(ResNet):
@@ -64,7 +64,7 @@ class SENet(SEResNet):
             ]
             channels = width
         self.layer0 = FusedSequential(OrderedDict(children))
-        self.pool0 = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.pool0 = MaxPool2d(3, 2, ceil_mode=True)
 
     def stem(self) -> Sequence[Callable[[Tensor], Tensor]]:
         return [self.layer0, self.pool0]

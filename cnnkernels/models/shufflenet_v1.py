@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
 from cnnkernels.models.shufflenet_v2 import initialise_layer
-from cnnkernels.nn import ChannelShuffle, ConvBNAct, FusedBlock
+from cnnkernels.nn import ChannelShuffle, ConvBNAct, FusedBlock, MaxPool2d
 
 _UNITS = (4, 8, 4)  # the paper's stages 2 to 4
 _WIDTHS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # channels of the first stage by groups; each stage doubles them
@@ -76,7 +76,7 @@ class ShuffleNetV1(Network):
             raise ValueError(f"ShuffleNetV1: groups must be one of {', '.join(map(str, _WIDTHS))}, got {groups}")
         channels, shapes = 24, [(24, 2), (24, 4)]
         features: OrderedDict[str, nn.Module] = OrderedDict(
-            init_block=ConvBNAct(in_chans, channels, 3, stride=2), init_pool=nn.MaxPool2d(3, 2, 1)
+            init_block=ConvBNAct(in_chans, channels, 3, stride=2), init_pool=MaxPool2d(3, 2, 1)
         )
         for stage, units in enumerate(_UNITS):
             width, members = _WIDTHS[groups] << stage, OrderedDict[str, nn.Module]()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import ShuffleStage, ShuffleUnit, conv_bn_act
+from cnnkernels.nn import MaxPool2d, ShuffleStage, ShuffleUnit, conv_bn_act
 
 _UNITS = (4, 8, 4)  # stages 2 to 4
 
@@ -45,7 +45,7 @@ class ShuffleNetV2(Network):
         super().__init__()
         channels, shapes = 24, [(24, 2), (24, 4)]
         self.conv1: Any = conv_bn_act(in_chans, channels, 3, 2, act="relu")
-        self.maxpool: Any = nn.MaxPool2d(3, 2, 1)
+        self.maxpool: Any = MaxPool2d(3, 2, 1)
         *stage_widths, last = widths
         for stage, (units, width) in enumerate(zip(_UNITS, stage_widths, strict=True), 2):
             first = ShuffleUnit(channels, width, 2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import Fire, FusedSequential
+from cnnkernels.nn import Fire, FusedSequential, MaxPool2d
 
 
 class SqueezeNet(Network):
@@ -39,14 +39,14 @@ class SqueezeNet(Network):
         features: list[nn.Module] = [
             nn.Conv2d(in_chans, channels, 7 if first else 3, 2),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2, ceil_mode=True),
+            MaxPool2d(3, 2, ceil_mode=True),
         ]
         ends, shapes = [0, 2], [(channels, 2)]
         for i, squeeze in enumerate((16, 16, 32, 32, 48, 48, 64, 64)):
             if i in pooled:
                 ends.append(len(features))
                 shapes.append((channels, 2 * shapes[-1][1]))
-                features.append(nn.MaxPool2d(3, 2, ceil_mode=True))
+                features.append(MaxPool2d(3, 2, ceil_mode=True))
             features.append(Fire(channels, squeeze, 4 * squeeze, 4 * squeeze))
             channels = 8 * squeeze
         self._ends = (*ends, len(features))

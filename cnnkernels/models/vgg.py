@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import FusedSequential
+from cnnkernels.nn import FusedSequential, MaxPool2d
 
 _WIDTHS = (64, 128, 256, 512, 512)
 
@@ -43,7 +43,7 @@ class VGG(Network):
         ends = [0]
         channels = in_chans
         for group, (convolutions, width) in enumerate(zip(layers, _WIDTHS, strict=True)):
-            features += [nn.MaxPool2d(2, 2)] if group else []
+            features += [MaxPool2d(2, 2)] if group else []
             for _ in range(convolutions):
                 features.append(nn.Conv2d(channels, width, 3, padding=1))
                 features += [nn.BatchNorm2d(width)] if batch_norm else []
@@ -51,7 +51,7 @@ class VGG(Network):
                 channels = width
             ends.append(len(features))
             shapes.append((channels, 1 << group))
-        features.append(nn.MaxPool2d(2, 2))
+        features.append(MaxPool2d(2, 2))
         self._ends = (*ends, len(features))
         self.features = FusedSequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))

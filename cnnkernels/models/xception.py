@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import FusedBlock, FusedSequential
+from cnnkernels.nn import FusedBlock, FusedSequential, MaxPool2d
 
 
 class SeparableConv2d(FusedBlock):
@@ -54,7 +54,7 @@ class Block(FusedBlock):
             layers += [SeparableConv2d(channels, out), nn.BatchNorm2d(out)]
             channels = out
         if stride != 1:
-            layers.append(nn.MaxPool2d(3, stride, 1))
+            layers.append(MaxPool2d(3, stride, 1))
         self.rep = FusedSequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnkernels import _activation, _backend, _conv, _ext, _op
+from cnnkernels import _activation, _conv, _ext
 from cnnkernels.nn import _unit
 from cnnkernels.nn._fold import fold, sources_of
 from cnnkernels.nn.activation import activation_name
@@ -187,19 +187,3 @@ def plan_of(
     ):
         return None
     return Plan(_snapshot(modules), tuple(sources), channels, arguments())
-
-
-def suits(x: Any) -> bool:
-    """Whether x is what the kernels take, and nobody wants to see the modules."""
-    return (
-        type(x) is Tensor
-        and _unit.ordinary_call(x)
-        and not torch.compiler.is_compiling()
-        and _backend.STATE.plain
-        and not _op._dispatcher_is_needed()
-        and x.is_cpu
-        and x.dtype is torch.float32
-        and x.dim() == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and x.numel() > 0
-    )

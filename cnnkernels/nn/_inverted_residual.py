@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from cnnkernels import _activation, _ext
-from cnnkernels.nn._block_plan import Chain, Plan, chain_of, plan_of, suits
+from cnnkernels.nn import _unit
+from cnnkernels.nn._block_plan import Chain, Plan, chain_of, plan_of
 from cnnkernels.nn.sequential import FusedSequential, plus
 
 _AVAILABLE = _ext.has_kernel("inverted_residual", "cpu")
@@ -50,7 +51,7 @@ def _plan(block: FusedSequential, x: Tensor) -> tuple[Chain, Plan] | None:
 
 
 def _as_one(block: Any, x: Any, residual: bool) -> Tensor | None:
-    if not _AVAILABLE or type(block) is not FusedSequential or not suits(x):
+    if not _AVAILABLE or type(block) is not FusedSequential or not _unit.plain_image(x):
         return None
     found = _plan(block, x)
     if found is None or x.shape[1] != found[1].channels or found[1].needs_gradient(x):

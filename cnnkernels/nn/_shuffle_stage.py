@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from cnnkernels import _ext
-from cnnkernels.nn._block_plan import Plan, chain_of, plan_of, suits
+from cnnkernels.nn import _unit
+from cnnkernels.nn._block_plan import Plan, chain_of, plan_of
 from cnnkernels.nn.sequential import FusedSequential
 
 _AVAILABLE = _ext.has_kernel("shuffle_stage", "cpu")
@@ -50,7 +51,7 @@ def _plan(left: FusedSequential, right: FusedSequential, x: Tensor) -> Plan | No
 
 def shuffle_stage(units: Sequence[Branches], x: Any) -> Tensor | None:
     """The last unit's ``channel_shuffle(cat(left(x), right(x)), 2)``; None where that cannot be one call."""
-    if not _AVAILABLE or not suits(x):
+    if not _AVAILABLE or not _unit.plain_image(x):
         return None
     weights: list[Tensor] = []
     windows: list[int] = []

@@ -75,6 +75,22 @@ def ordinary_call(x: object) -> bool:
     return torch.compiler.is_compiling() or _FUNCTORCH_LEVEL() is None
 
 
+def plain_image(x: Any) -> bool:
+    """Whether x is what the kernels without an op of their own take, and nobody wants to see the modules."""
+    return (
+        type(x) is Tensor
+        and ordinary_call(x)
+        and not torch.compiler.is_compiling()
+        and _backend.STATE.plain
+        and not _op._dispatcher_is_needed()
+        and x.is_cpu
+        and x.dtype is torch.float32
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > 0
+    )
+
+
 def is_depthwise(conv: nn.Module | None) -> bool:
     """A Conv2d with one filter per channel, whatever its subclass."""
     return isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels == conv.out_channels

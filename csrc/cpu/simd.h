@@ -7,7 +7,7 @@
 // fp32.  load_n/store_n touch the first n elements only (0 <= n <= N) and load zeros for the rest; keep_n(v, n) is v with
 // zeros after the first n lanes.  load_m and store_m touch the elements of V::Lanes only, which V::lanes(begin, end) makes.
 // lanes_le(a, b) has bit i set where a_i <= b_i.  split_pairs(a, b) leaves the even elements of the two in a, the odd in b;
-// merge_pairs undoes it.
+// merge_pairs undoes it.  m_min and m_max return b where either is NaN; m_max_nan(a, b) is NaN there.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -120,6 +120,7 @@ CK_INLINE F64 m_exp(F64 a) { return std::exp(a.v); }
 CK_INLINE F64 m_rcp(F64 a) { return 1.0 / a.v; }
 CK_INLINE F64 m_min(F64 a, F64 b) { return a.v < b.v ? a.v : b.v; }
 CK_INLINE F64 m_max(F64 a, F64 b) { return a.v > b.v ? a.v : b.v; }
+CK_INLINE F64 m_max_nan(F64 a, F64 b) { return a.v != a.v || a.v > b.v ? a.v : b.v; }
 CK_INLINE F64 m_where_lt(F64 a, F64 b, F64 y, F64 n) { return a.v < b.v ? y : n; }
 CK_INLINE uint32_t lanes_le(F64 a, F64 b) { return a.v <= b.v; }
 CK_INLINE double sum(F64 a) { return a.v; }
@@ -159,6 +160,9 @@ CK_INLINE F32 operator/(F32 a, F32 b) { return _mm512_div_ps(a.v, b.v); }
 CK_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 CK_INLINE F32 m_min(F32 a, F32 b) { return _mm512_min_ps(a.v, b.v); }
 CK_INLINE F32 m_max(F32 a, F32 b) { return _mm512_max_ps(a.v, b.v); }
+CK_INLINE F32 m_max_nan(F32 a, F32 b) {
+  return _mm512_mask_mov_ps(_mm512_max_ps(a.v, b.v), _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), a.v);
+}
 CK_INLINE F32 m_where_lt(F32 a, F32 b, F32 y, F32 n) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), n.v, y.v);
 }
@@ -271,6 +275,9 @@ CK_INLINE F32 operator/(F32 a, F32 b) { return _mm256_div_ps(a.v, b.v); }
 CK_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
 CK_INLINE F32 m_min(F32 a, F32 b) { return _mm256_min_ps(a.v, b.v); }
 CK_INLINE F32 m_max(F32 a, F32 b) { return _mm256_max_ps(a.v, b.v); }
+CK_INLINE F32 m_max_nan(F32 a, F32 b) {
+  return _mm256_blendv_ps(_mm256_max_ps(a.v, b.v), a.v, _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+}
 CK_INLINE F32 m_where_lt(F32 a, F32 b, F32 y, F32 n) {
   return _mm256_blendv_ps(n.v, y.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ));
 }
@@ -394,6 +401,7 @@ CK_INLINE F32 operator/(F32 a, F32 b) { return a.v / b.v; }
 CK_INLINE F32 fma(F32 a, F32 b, F32 c) { return a.v * b.v + c.v; }
 CK_INLINE F32 m_min(F32 a, F32 b) { return a.v < b.v ? a.v : b.v; }
 CK_INLINE F32 m_max(F32 a, F32 b) { return a.v > b.v ? a.v : b.v; }
+CK_INLINE F32 m_max_nan(F32 a, F32 b) { return (a.v != a.v) | (a.v > b.v) ? a.v : b.v; }
 CK_INLINE F32 m_where_lt(F32 a, F32 b, F32 y, F32 n) { return a.v < b.v ? y.v : n.v; }
 CK_INLINE uint32_t lanes_le(F32 a, F32 b) {
   const F32::ivec m = a.v <= b.v;
