@@ -135,3 +135,29 @@ SQUEEZE_EXCITE = [
 ]
 ACTIVATION = [Plane("yolov4", c, s) for c, s in ((32, 304), (64, 152), (128, 76), (256, 38), (512, 19))]
 BOXES = [(1_000, "spread"), (1_000, "clustered"), (10_000, "spread"), (10_000, "clustered")]
+
+
+class Pooling(NamedTuple):
+    """Maxima over windows of ``kernel`` x ``kernel``."""
+
+    network: str
+    channels: int
+    size: int
+    kernel: int
+    stride: int
+    padding: int
+
+    def name(self, batch: int) -> str:
+        return f"{self.network} {self.channels}ch {self.size}x{self.size} k{self.kernel} s{self.stride} b{batch}"
+
+
+MAX_POOL = [
+    Pooling("resnet50", 64, 112, 3, 2, 1),
+    Pooling("shufflenet_v2", 24, 112, 3, 2, 1),
+    Pooling("alexnet", 192, 27, 3, 2, 0),
+    Pooling("vgg16", 64, 224, 2, 2, 0),
+    Pooling("vgg16", 512, 28, 2, 2, 0),
+    Pooling("googlenet", 480, 14, 3, 1, 1),
+    Pooling("yolov4", 512, 19, 5, 1, 2),
+    Pooling("yolov4", 512, 19, 13, 1, 6),
+]

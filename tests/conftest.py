@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import cnnkernels
-from cnnkernels import _op
+from cnnkernels import _ext, _op
 
 from . import build_tree
 
@@ -73,3 +73,43 @@ def poison_empty():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+class CountedDirectOps:
+    """The direct functions, counting the calls of one that came back with a result."""
+
+    def __init__(self, name):
+        self.name, self.calls = name, 0
+
+    def __getattr__(self, name):
+        function = getattr(_ext.module.direct, name)
+        if name != self.name:
+            return function
+
+        def counted(*args):
+            y = function(*args)
+            self.calls += 1
+            return y
+
+        return counted
+
+
+@pytest.fixture
+def count_direct(monkeypatch):
+    """Called with a function's name: an object whose ``calls`` counts that function's."""
+    if _ext.module is None or _ext.module.direct is None:
+        pytest.skip("needs direct calls")
+
+    def count(name):
+        monkeypatch.setattr(_ext, "direct_ops", ops := CountedDirectOps(name))
+        return ops
+
+    return count
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

@@ -121,6 +121,7 @@ def test_no_time_and_sort(capsys):
         (["resnet18", "--json", "absent/x.json"], "there is no folder"),
         (["resnet18", "--preset", "separable"], "takes no networks"),
         (["--preset", "separable", "--batch", "1", "8"], "takes one --batch"),
+        (["--preset", "separable", "--no-time", "--plot", "x.png"], "plots times"),
         (["resnet18", "--plot", "x.txt"], "must end in .png"),
         pytest.param(
             ["resnet18", "--device", "cuda"],
@@ -217,6 +218,45 @@ def test_guidelines_are_measured(capsys, tmp_path):
     assert run("--preset", "separable", "--no-time", "--json", str(path)) == 0
     assert "75 weights instead of 432" in capsys.readouterr().out
     assert json.loads(path.read_text())["tables"][0]["rows"][0]["weights"] == 432
+
+
+def test_files_of_measured_blocks(tmp_path, capsys):
+    files = {form: tmp_path / f"x.{form}" for form in ("csv", "png")}
+    assert (
+        run(
+            "--preset",
+            "separable",
+            "--rounds",
+            "1",
+            "--seconds",
+            "0",
+            "--csv",
+            str(files["csv"]),
+            "--plot",
+            str(files["png"]),
+        )
+        == 0
+    )
+    lines = list(csv.DictReader(files["csv"].open()))
+    assert (lines[1]["table"], lines[1]["name"], lines[1]["weights"]) == ("10x10x3 -> 16", "3x3 depthwise + 1x1", "75")
+    assert len(lines) == 8 and all(float(line["fused"]) > 0 for line in lines)
+    assert files["png"].read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.csv", "x.png"]
+
+
+def test_bars_show_every_block():
+    tables = presets.separable(COUNTS)
+    with pytest.raises(ValueError, match="not timed"):
+        plot.bars(tables)
+    for t in tables:
+        for r in t.rows:
+            r.eager, r.fused = 1 / r.macs, 0.5 / r.macs
+    figure = plot.bars(tables)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [t.title for t in tables]
+    for ax, t in zip(figure.axes, tables, strict=True):
+        assert [label.get_text() for label in ax.get_yticklabels()] == [r.name for r in t.rows]
+        widths = [bar.get_width() for bars in ax.containers for bar in bars]
+        assert widths == pytest.approx([r.macs for r in t.rows] + [2 * r.macs for r in t.rows])
 
 
 def test_presets_of_networks():

@@ -17,6 +17,7 @@ NETWORKS = [
     ("mobilenet_v2", "mobilenetv2_100", {}),
     ("mobilenet_v3_large", "mobilenetv3_large_100", {"bn_eps": 1e-3}),
     ("mobilenet_v3_small", "mobilenetv3_small_100", {"bn_eps": 1e-3}),
+    ("vgg11_bn", "vgg11_bn", {}),
 ]
 each = pytest.mark.parametrize(("name", "timm_name", "settings"), NETWORKS, ids=[n for n, _, _ in NETWORKS])
 
@@ -87,3 +88,16 @@ def test_unknown_layout(tmp_path):
         create_model("squeezenet1_1", pretrained=tmp_path / "weights.pth", layout="timm")
     with pytest.raises(ValueError, match="EfficientNet has no layout 'keras' beside its own; there are: timm"):
         convert("efficientnet_b0", {}, layout="keras")
+
+
+def test_se_inception(tmp_path):
+    """The public code's keys; its layer order is torchvision's."""
+    ours = create_model("se_inception_v3", num_classes=5)
+    state = {f"model.{k}": v for k, v in ours.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    again = create_model("se_inception_v3", num_classes=5, pretrained=tmp_path / "weights.pth", layout="moskomule")
+    assert all(torch.equal(v, ours.state_dict()[k]) for k, v in again.state_dict().items())
+    assert to_layout("se_inception_v3", ours.state_dict(), "moskomule").keys() == state.keys()
+    assert state["model.Mixed_7c.SELayer.fc.0.weight"].shape == (128, 2048)
+    with pytest.raises(ValueError, match="the file's keys are of layout='moskomule'"):
+        create_model("se_inception_v3", num_classes=5, pretrained=tmp_path / "weights.pth")

@@ -12,6 +12,10 @@ from cnnkernels.models.cost import cost
 
 TABLE = {row["name"]: row for row in csv.DictReader((pathlib.Path(__file__).parent / "networks/counts.csv").open())}
 
+# Multiply-adds that a table leaves out.
+MORE = {"se_inception_v3": sum(2 * c * (c // 16) for c in (192, 256, 288, 288, *[768] * 5, 1280, 2048))}
+"""Its public code has the layers of the squeeze-and-excitations, counted as parameters, but never calls them."""
+
 
 def on_meta(name, **kw):
     with torch.device("meta"):
@@ -28,7 +32,7 @@ def test_published_counts(name):
     model = on_meta(name)
     counted = cost(model, (1, 3, size, size))
     assert size == int(row["input"])
-    assert (counted.parameters, counted.macs) == (int(row["parameters"]), int(row["macs"]))
+    assert (counted.parameters, counted.macs) == (int(row["parameters"]), int(row["macs"]) + MORE.get(name, 0))
     if row["keys"]:  # empty: published as a Caffe prototxt
         assert len(model.state_dict()) == int(row["keys"])
 

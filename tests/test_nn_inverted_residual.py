@@ -8,45 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from cnnkernels import _ext
 from cnnkernels.nn import InvertedResidual, MBConv, SqueezeExcite
 
 from .nn_oracle import randomise
 
-pytestmark = pytest.mark.skipif(_ext.module is None or _ext.module.direct is None, reason="needs direct calls")
-
-
-class Counted:
-    """The direct functions, counting those of whole blocks."""
-
-    def __init__(self):
-        self.calls = 0
-
-    def __getattr__(self, name):
-        function = getattr(_ext.module.direct, name)
-        if name != "inverted_residual":
-            return function
-
-        def counted(*args):
-            y = function(*args)
-            self.calls += 1
-            return y
-
-        return counted
-
 
 @pytest.fixture
-def counted(monkeypatch):
-    monkeypatch.setattr(_ext, "direct_ops", ops := Counted())
-    return ops
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+def counted(count_direct):
+    return count_direct("inverted_residual")
 
 
 def image(c, size, n=2):

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="for each network and batch size (default 3)")
     parser.add_argument("--no-time", action="store_true", help="costs only, at once")
     parser.add_argument("--sort", choices=output.SORT_KEYS, help="order of the table")
-    parser.add_argument("--plot", metavar="FILE", help="accuracy over multiply-adds and latency, as .png, .svg or .pdf")
+    parser.add_argument("--plot", metavar="FILE", help="accuracy over costs, or a preset's blocks: .png, .svg, .pdf")
     parser.add_argument("--json", metavar="FILE", help="everything, with conditions")
     parser.add_argument("--csv", metavar="FILE", help="the rows")
 
@@ -61,8 +61,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _names(options: argparse.Namespace) -> list[str]:
     if options.preset in presets.TABLES:
-        if options.networks or options.plot or options.csv:
-            raise ValueError(f"--preset {options.preset} measures blocks: it takes no networks, --plot or --csv")
+        if options.networks:
+            raise ValueError(f"--preset {options.preset} measures blocks: it takes no networks")
+        if options.plot and options.no_time:
+            raise ValueError(f"--preset {options.preset} plots times: not with --no-time")
         if options.size or len(options.batch) > 1:
             raise ValueError(f"--preset {options.preset} has sizes of its own: it takes one --batch and no --size")
         return []
@@ -83,6 +85,11 @@ def _tables(options: argparse.Namespace, settings: Settings) -> int:
     if options.json is not None:
         content = {"conditions": output.conditions(settings), "tables": presets.records(tables)}
         write_whole(options.json, (json.dumps(content, indent=1) + "\n").encode())
+    if options.csv is not None:
+        rows = [{"table": t["title"], **r} for t in presets.records(tables) for r in t["rows"]]
+        output.write_records(options.csv, rows, list(rows[0]))
+    if options.plot is not None:
+        plot.write_plot(options.plot, plot.bars(tables))
     return 0
 
 
@@ -110,7 +117,7 @@ def _networks(options: argparse.Namespace, names: list[str], settings: Settings)
         output.write_csv(options.csv, rows)
     if options.plot is not None:
         try:
-            plot.write_plot(options.plot, rows)
+            plot.write_plot(options.plot, plot.figure(rows))
         except ValueError as e:
             print(f"cnnkernels compare: {e}", file=sys.stderr)
             return 1

@@ -48,7 +48,12 @@ class Row:
 
     @property
     def images_per_second(self) -> float | None:
+        """On the fused ops."""
         return 1e3 * self.batch / self.fused_ms if self.fused_ms else None
+
+    @property
+    def eager_images_per_second(self) -> float | None:
+        return 1e3 * self.batch / self.eager_ms if self.eager_ms else None
 
 
 @dataclass(frozen=True)

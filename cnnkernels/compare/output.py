@@ -35,7 +35,8 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "eager ms": lambda r: _number(r.eager_ms, ".2f"),
     "fused ms": lambda r: r.problem or _number(r.fused_ms, ".2f"),
     "speed-up": lambda r: "" if r.speedup is None else f"{r.speedup:.2f}x",
-    "images/s": lambda r: _number(r.images_per_second, ".1f"),
+    "eager img/s": lambda r: _number(r.eager_images_per_second, ".1f"),
+    "fused img/s": lambda r: _number(r.images_per_second, ".1f"),
     "eager MB": lambda r: _number(r.eager_memory, ".0f", 1e6),
     "fused MB": lambda r: _number(r.fused_memory, ".0f", 1e6),
 }
@@ -126,9 +127,13 @@ def write_json(path: str | os.PathLike[str], rows: Sequence[Row], settings: Sett
 
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     """One line per row with the fields of ``Row``, in their own units."""
+    write_records(path, records(rows), [f.name for f in fields(Row)] + ["speedup", "images_per_second"])
+
+
+def write_records(path: str | os.PathLike[str], rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """CSV; names: of the columns, every row's keys."""
     out = io.StringIO()
-    names = [f.name for f in fields(Row)] + ["speedup", "images_per_second"]
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records(rows))
+    writer.writerows(rows)
     write_whole(path, out.getvalue().encode())

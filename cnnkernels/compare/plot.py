@@ -1,14 +1,20 @@
-"""Published accuracy over multiply-adds and over measured latency; the area of a bubble is the number of parameters."""
+"""Published accuracy over multiply-adds and over measured latency; the area of a bubble is the number of parameters.
+
+And the blocks of a preset as bars.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnkernels._files import write_whole
 from cnnkernels.compare.measure import Row
+
+if TYPE_CHECKING:
+    from cnnkernels.compare.presets import Table
 
 _AREA_PER_MILLION = 5.0  # square points
 _OFFSETS = [(dx, dy) for r in (1.0, 2.0, 3.2, 4.6, 6.2) for dx, dy in (
@@ -129,8 +135,32 @@ def labels(fig: Any) -> list[list[tuple[str, Any]]]:
     return [[(t.get_text(), _text_box(t, renderer)) for t in ax.texts if t.get_text()] for ax in fig.axes]
 
 
-def write_plot(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
+def bars(tables: Sequence[Table]) -> Any:
+    """The matplotlib figure of measured blocks: images per second, eager and fused, a panel per table."""
+    plt = _matplotlib()
+    if not all(r.eager and r.fused for t in tables for r in t.rows):
+        raise ValueError("nothing to plot: the blocks were not timed")
+    heights = [len(t.rows) + 1.6 for t in tables]
+    fig, axes = plt.subplots(
+        len(tables), 1, figsize=(9, 0.42 * sum(heights)), squeeze=False, layout="constrained", height_ratios=heights
+    )
+    for ax, table in zip(axes[:, 0], tables, strict=True):
+        for offset, kind, colour in ((-0.2, "eager", "#b0b0b0"), (0.2, "fused", "#3b75af")):
+            rates = [table.batch / getattr(r, kind) for r in table.rows]
+            at = ax.barh([i + offset for i in range(len(rates))], rates, 0.38, color=colour, label=kind)
+            ax.bar_label(at, [f"{rate:,.0f}" for rate in rates], padding=3, fontsize=8)
+        ax.set_yticks(range(len(table.rows)), [r.name for r in table.rows], fontsize=9)
+        ax.invert_yaxis()
+        ax.margins(x=0.12)
+        ax.set_title(table.title, fontsize=10, loc="left")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[-1, 0].set_xlabel("images per second")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+    return fig
+
+
+def write_plot(path: str | os.PathLike[str], fig: Any) -> None:
     out = io.BytesIO()
     form = os.fspath(path).rpartition(".")[2]
-    figure(rows).savefig(out, format=form, dpi=110)
+    fig.savefig(out, format=form, dpi=110)
     write_whole(path, out.getvalue())

@@ -1,22 +1,27 @@
-"""Inception v3: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2015, arXiv:1512.00567; torchvision's parameter names."""
+"""Inception v3: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2015, arXiv:1512.00567; torchvision's parameter names.
+
+And with squeeze-and-excitation.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnkernels.models.inception import AuxiliaryNetwork, Mixed, conv_bn_relu
+from cnnkernels import ops
+from cnnkernels.models.inception import AuxiliaryNetwork, Mixed, Path, conv_bn_relu
+from cnnkernels.models.layout import Layer, Names, register_layout
+from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import MaxPool2d
+from cnnkernels.nn import MaxPool2d, _unit
 
 
-def _a(c_in: int, pool: int) -> Mixed:
+def _a(pool: int) -> tuple[Path, ...]:
     """Figure 5 of the paper, with a 5x5 in one branch."""
-    return Mixed(
-        c_in,
+    return (
         (("branch1x1", 64, 1),),
         (("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)),
         (("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)),
@@ -24,21 +29,10 @@ def _a(c_in: int, pool: int) -> Mixed:
     )
 
 
-def _b(c_in: int) -> Mixed:
-    """Half the size: figure 10."""
-    return Mixed(
-        c_in,
-        (("branch3x3", 384, 3, 2),),
-        (("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)),
-        ("max",),
-    )
-
-
-def _c(c_in: int, c: int) -> Mixed:
+def _c(c: int) -> tuple[Path, ...]:
     """7x7 convolutions in two steps: figure 6."""
     row, column = (1, 7), (7, 1)
-    return Mixed(
-        c_in,
+    return (
         (("branch1x1", 192, 1),),
         (("branch7x7_1", c, 1), ("branch7x7_2", c, row), ("branch7x7_3", 192, column)),
         (
@@ -52,34 +46,83 @@ def _c(c_in: int, c: int) -> Mixed:
     )
 
 
-def _d(c_in: int) -> Mixed:
-    """Half the size again."""
-    return Mixed(
-        c_in,
-        (("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)),
-        (
-            ("branch7x7x3_1", 192, 1),
-            ("branch7x7x3_2", 192, (1, 7)),
-            ("branch7x7x3_3", 192, (7, 1)),
-            ("branch7x7x3_4", 192, 3, 2),
-        ),
-        ("max",),
-    )
+# Half the size: figure 10.
+_B: tuple[Path, ...] = (
+    (("branch3x3", 384, 3, 2),),
+    (("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)),
+    ("max",),
+)
+# Half the size again.
+_D: tuple[Path, ...] = (
+    (("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)),
+    (
+        ("branch7x7x3_1", 192, 1),
+        ("branch7x7x3_2", 192, (1, 7)),
+        ("branch7x7x3_3", 192, (7, 1)),
+        ("branch7x7x3_4", 192, 3, 2),
+    ),
+    ("max",),
+)
+# Rows and columns beside each other: figure 7.
+_E: tuple[Path, ...] = (
+    (("branch1x1", 320, 1),),
+    (("branch3x3_1", 384, 1), [("branch3x3_2a", 384, (1, 3)), ("branch3x3_2b", 384, (3, 1))]),
+    (
+        ("branch3x3dbl_1", 448, 1),
+        ("branch3x3dbl_2", 384, 3),
+        [("branch3x3dbl_3a", 384, (1, 3)), ("branch3x3dbl_3b", 384, (3, 1))],
+    ),
+    ("average", ("branch_pool", 192, 1)),
+)
+_BLOCKS: tuple[tuple[str, tuple[Path, ...]], ...] = (
+    ("5b", _a(32)),
+    ("5c", _a(64)),
+    ("5d", _a(64)),
+    ("6a", _B),
+    ("6b", _c(128)),
+    ("6c", _c(160)),
+    ("6d", _c(160)),
+    ("6e", _c(192)),
+    ("7a", _D),
+    ("7b", _E),
+    ("7c", _E),
+)
 
 
-def _e(c_in: int) -> Mixed:
-    """Rows and columns beside each other: figure 7."""
-    return Mixed(
-        c_in,
-        (("branch1x1", 320, 1),),
-        (("branch3x3_1", 384, 1), [("branch3x3_2a", 384, (1, 3)), ("branch3x3_2b", 384, (3, 1))]),
-        (
-            ("branch3x3dbl_1", 448, 1),
-            ("branch3x3dbl_2", 384, 3),
-            [("branch3x3dbl_3a", 384, (1, 3)), ("branch3x3dbl_3b", 384, (3, 1))],
-        ),
-        ("average", ("branch_pool", 192, 1)),
-    )
+class SELayer(nn.Module):
+    """``ops.squeeze_excite`` by two linear layers without biases, ReLU and sigmoid: Hu et al. 2017, arXiv:1709.01507.
+
+    x: [N, channels, H, W].  The middle layer has channels // reduction.
+    """
+
+    _plain = nn.Sequential, nn.Linear, nn.ReLU, nn.Linear, nn.Sigmoid
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        squeezed = channels // reduction
+        self.fc = nn.Sequential(
+            nn.Linear(channels, squeezed, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(squeezed, channels, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _unit.ordinary_call(x) or not all(map(_unit.untouched, (self.fc, *self.fc), self._plain)):
+            return x * self.fc(x.mean((2, 3)))[:, :, None, None]  # something wants to see its modules called
+        first, _, second, _ = self.fc
+        return ops.squeeze_excite(x, first.weight, None, second.weight, None, act="relu", gate="sigmoid")
+
+
+class SqueezedMixed(Mixed):
+    """``Mixed`` behind a squeeze-and-excitation of its input."""
+
+    def __init__(self, in_channels: int, *paths: Path) -> None:
+        super().__init__(in_channels, *paths)
+        self.SELayer = SELayer(in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.SELayer(x))
 
 
 class InceptionAux(nn.Module):
@@ -107,6 +150,7 @@ class InceptionV3(AuxiliaryNetwork):
     Arguments and results else as in ``AuxiliaryNetwork``.
     """
 
+    block: ClassVar[type[Mixed]] = Mixed
     last_layer = "fc"
     head = ("dropout", "fc")
     aux_heads = {"AuxLogits": ("Mixed_6e", "fc")}  # noqa: RUF012
@@ -133,21 +177,8 @@ class InceptionV3(AuxiliaryNetwork):
         self.maxpool2 = MaxPool2d(3, 2)
         shapes = [(32, 2), (32, 2), (64, 2), (64, 4), (80, 4), (192, 4), (192, 8)]
         channels = 192
-        blocks: list[tuple[str, Callable[[int], Mixed]]] = [
-            ("5b", lambda c: _a(c, 32)),
-            ("5c", lambda c: _a(c, 64)),
-            ("5d", lambda c: _a(c, 64)),
-            ("6a", _b),
-            ("6b", lambda c: _c(c, 128)),
-            ("6c", lambda c: _c(c, 160)),
-            ("6d", lambda c: _c(c, 160)),
-            ("6e", lambda c: _c(c, 192)),
-            ("7a", _d),
-            ("7b", _e),
-            ("7c", _e),
-        ]
-        for name, make in blocks:
-            block = make(channels)
+        for name, paths in _BLOCKS:
+            block = self.block(channels, *paths)
             pools = block.paths[-1] == ["max"]  # whose channels are those that came in
             channels = block.channels
             self.add_module(f"Mixed_{name}", block)
@@ -167,4 +198,20 @@ class InceptionV3(AuxiliaryNetwork):
         return [m for name, m in self._modules.items() if name not in (*self._head(), *self.aux_heads)]  # type: ignore[misc]
 
 
+class SEInceptionV3(InceptionV3):
+    """Inception v3 with a squeeze-and-excitation before every block; the keys are those of moskomule's senet.pytorch.
+
+    That code has layers for the input of each block and never calls them; here they are called.  Its keys begin with
+    "model.": ``create_model("se_inception_v3", pretrained=PATH, layout="moskomule")``.
+    """
+
+    block = SqueezedMixed
+
+
+def _moskomule(model: Network) -> Names:
+    return {name: Layer(f"model.{name}") for name, module in model.named_modules() if module._parameters}
+
+
 register("inception_v3", InceptionV3, input_size=299, top1=78.8)
+register("se_inception_v3", SEInceptionV3, input_size=299)
+register_layout(SEInceptionV3, "moskomule", _moskomule)

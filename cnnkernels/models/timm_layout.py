@@ -1,4 +1,4 @@
-"""timm's names of the mobile networks: conv_stem, bn1, blocks.STAGE.N.*, conv_head, classifier."""
+"""timm's names of the mobile networks (conv_stem, bn1, blocks.STAGE.N.*, conv_head, classifier) and of VGG's head."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cnnkernels.models.layout import Layer, Names, register_layout
 from cnnkernels.models.mobilenet_v2 import MobileNetV2
 from cnnkernels.models.mobilenet_v3 import MobileNetV3
 from cnnkernels.models.network import Network
+from cnnkernels.models.vgg import VGG
 from cnnkernels.nn import SqueezeExcite
 
 # By the number of convolutions of a block; each is followed by bn1, bn2, ...
@@ -78,6 +79,20 @@ def efficientnet(model: Network) -> Names:
     return names
 
 
+def vgg(model: Network) -> Names:
+    """timm has the two hidden layers as convolutions, of 7x7 and of 1x1."""
+    convolutions = (
+        name for name, module in model.named_modules() if name.startswith("features.") and module._parameters
+    )
+    return {
+        **{name: Layer(name) for name in convolutions},
+        "classifier.0": Layer("pre_logits.fc1", (-1, 7, 7)),
+        "classifier.3": Layer("pre_logits.fc2", (-1, 1, 1)),
+        model.last_layer: Layer("head.fc"),
+    }
+
+
 register_layout(MobileNetV2, "timm", mobilenet_v2)
 register_layout(MobileNetV3, "timm", mobilenet_v3)
 register_layout(EfficientNet, "timm", efficientnet)
+register_layout(VGG, "timm", vgg)

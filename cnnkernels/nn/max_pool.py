@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from cnnkernels.nn import _unit
 _AVAILABLE = _ext.has_kernel("max_pool", "cpu")
 
 
-def _pair(sizes: Any) -> tuple[int, int]:
-    return sizes if isinstance(sizes, tuple) else (sizes, sizes)
+def _pair(sizes: Any) -> Sequence[int]:
+    return sizes if isinstance(sizes, (tuple, list)) else (sizes, sizes)
 
 
 class MaxPool2d(nn.MaxPool2d):

@@ -7,6 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -103,6 +104,16 @@ void for_each_isa(F&& f) {
 #endif
   for (Isa i : {Isa::generic, Isa::avx2, Isa::avx512})
     if (ck::cpu::set_isa(i) == i) f();
+}
+
+// Splits ranges as `threads` threads would take them, and works through the parts one after the other.
+template <int threads>
+ck::cpu::Pool pool_of() {
+  return {[](int64_t b, int64_t e, int64_t grain, ck::cpu::Pool::Body body, void* c) {
+            const int64_t share = std::max(grain, (e - b + threads - 1) / threads);
+            for (; b < e; b += share) body(b, std::min(b + share, e), c);
+          },
+          threads};
 }
 
 // The rounding of one result in T.
