@@ -29,6 +29,7 @@ WINDOWS = {
     "ceil": {"kernel_size": 3, "stride": 2, "ceil_mode": True},
     "ceil and padding": {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True},
     "SPP": {"kernel_size": 5, "stride": 1, "padding": 2},
+    "large": {"kernel_size": (13, 9), "stride": (1, 2), "padding": (6, 4)},
     "oblong": {"kernel_size": (2, 3), "stride": (3, 1), "padding": (1, 0)},
     "list": {"kernel_size": [3, 2], "stride": [1, 2], "padding": [0, 1]},
     "gaps": {"kernel_size": 2, "stride": 3, "ceil_mode": True},

@@ -61,8 +61,8 @@ class Chain:
         conv = self.units[-2][0]
         return _conv.native(conv.weight, conv.stride, _unit.padding_of(conv, x), conv.dilation)
 
-    def folded(self) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-        """Packed expansion, the depthwise weight, its scale and shift, packed projection."""
+    def folded(self) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+        """Packed expansion, the depthwise weight (for its sizes), the same packed, packed projection."""
         # Normal tensors without history, also in inference mode: a later call may need a gradient for x.
         with torch.inference_mode(False), torch.no_grad():
             packed = [
@@ -72,7 +72,8 @@ class Chain:
             middle = fold(*self.units[-2][:2], torch.float32, into_weight=False)
             assert middle.weight is not None and packed[-1] is not None
             weight = middle.weight.detach().contiguous()
-        return packed[0] if len(packed) == 2 else None, weight, middle.scale, middle.shift, packed[-1]
+            depthwise = _ext.direct_ops.dwconv_pack(weight, middle.scale, middle.shift)
+        return packed[0] if len(packed) == 2 else None, weight, depthwise, packed[-1]
 
 
 def geometry(conv: Any) -> tuple[Any, ...]:

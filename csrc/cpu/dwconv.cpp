@@ -88,6 +88,10 @@ struct Conv {
     else return nullptr;
   }
   const T* weight() const { return static_cast<const T*>(a.weight); }
+  const A* packed() const {
+    if constexpr (std::is_same_v<T, float>) return a.packed;
+    else return nullptr;
+  }
   A scale(int64_t c) const { return a.scale ? static_cast<const A*>(a.scale)[c] : A(1); }
   A shift(int64_t c) const { return a.shift ? static_cast<const A*>(a.shift)[c] : A(0); }
 
@@ -216,9 +220,10 @@ struct Conv {
     const int64_t strips = ceil_div(s.P, most), rows = ceil_div(s.P, strips);
     const int64_t per_block = s.N * strips, tasks = blocks * per_block;
     const bool to_y = direct && s.C >= N;
+    const A* const given = packed();
     std::vector<Moments<A, N>> moments(stats ? tasks * block : 0);
     parallel(a.pool, tasks, ceil_div(kTaskWork, row_work * rows), [&](int64_t begin, int64_t end) {
-      A* w = kept<A>(0, block * (taps + 1) * N);
+      A* const w = given ? nullptr : kept<A>(0, block * (taps + 1) * N);
       Block b{-1, 0, w};
       for (int64_t task = begin; task < end; ++task) {
         const int64_t first = std::min(task / per_block * block, all), n = task % per_block / strips;
@@ -227,7 +232,8 @@ struct Conv {
         if (first != b.first) {
           b.first = first;
           b.vectors = static_cast<int>(std::min(block, all - first));
-          pack(first, b.vectors, w);
+          if (given) b.w = given + first * (taps + 1) * N;
+          else pack(first, b.vectors, w);
         }
         const int64_t c = channel(first), width = channel(first + b.vectors - 1) - c + N, pixels = (p1 - p0) * s.Q;
         const int64_t at = (n * s.P + p0) * s.Q * y_pixel + c, pitch = to_y ? y_pixel : width;
@@ -441,6 +447,15 @@ struct Conv {
 };
 
 }  // namespace
+
+void dwconv_pack(const DwConvPackArgs& a) {
+  DwConvArgs d{};
+  d.weight = a.weight, d.scale = a.scale, d.shift = a.shift;
+  d.shape.C = a.C, d.shape.kh = a.kh, d.shape.kw = a.kw;
+  const Conv<float> conv(d, false);
+  write_packed_header(a.packed, Isa::CK_ISA, a.C, conv.taps);
+  conv.pack(0, static_cast<int>(conv.vectors()), a.packed + kPackedHeader);
+}
 
 void dwconv(const DwConvArgs& a) {
   with_dtype(a.dtype, [&](auto t) { Conv<decltype(t)>(a, false).run(); });

@@ -30,13 +30,17 @@ constexpr int64_t kTaskWork = 256 * 1024;     // multiply-adds that make a task 
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Channels in whole vectors, but for the last.
+// Channels are shared by whole vectors; what is left over goes with the last.
+int64_t shares(int64_t channels) { return std::max<int64_t>(1, channels / N); }
 struct Channels {
-  int64_t first, last;  // vectors
   int64_t begin, count;
+  int64_t first, last;  // the same in vectors
   Channels(int64_t from, int64_t to, int64_t all)
-      : first(from), last(to), begin(from * N), count(std::min(to * N, all) - begin) {}
-  explicit Channels(int64_t all) : Channels(0, ceil_div(all, N), all) {}
+      : begin(from * N),
+        count((to == shares(all) ? all : to * N) - begin),
+        first(from),
+        last(from + ceil_div(count, N)) {}
+  explicit Channels(int64_t all) : Channels(0, shares(all), all) {}
 };
 
 // y: channels of a and b by turns.
@@ -104,7 +108,7 @@ struct Block {
       }
       DwConvArgs d{};
       d.x = a.expand ? expanded : x + h0 * s.W * a.x_pixel + c.begin, d.x_pixel = a.expand ? c.count : a.x_pixel;
-      d.weight = a.weight + c.begin * s.kh * s.kw, d.scale = a.scale + c.begin, d.shift = a.shift + c.begin;
+      d.packed = a.depthwise + kPackedHeader + c.first * N * (s.kh * s.kw + 1);
       d.y = to(p) + c.begin, d.y_pixel = s.C;
       d.shape = s, d.shape.N = 1, d.shape.C = c.count, d.shape.H = h1 - h0, d.shape.P = end - p;
       d.shape.top = static_cast<int>(h0 - top);
@@ -125,8 +129,7 @@ struct Block {
       return CK_ISA::pointwise(p);
     }
     p.pool = serial_pool();
-    const int64_t vectors = ceil_div(a.K, N);
-    parallel(threads, vectors, ceil_div(kTaskWork, pixels * s.C * N), [&](int64_t begin, int64_t end) {
+    parallel(threads, shares(a.K), ceil_div(kTaskWork, pixels * s.C * N), [&](int64_t begin, int64_t end) {
       const Channels c(begin, end, a.K);
       PointwiseArgs own = p;
       float* const y = kept<float>(kProjected, pixels * c.count);
@@ -165,7 +168,7 @@ struct Block {
     float* const map = kept<float>(kDepthwise, s.P * row_out() + s.C);
     if (s.P <= kFewRows && channels_for_all()) {
       const int64_t work = (a.expand ? s.H * s.W * a.C : s.P * s.Q * s.kh * s.kw) * N;
-      parallel(pool, ceil_div(s.C, N), ceil_div(kTaskWork, work),
+      parallel(pool, shares(s.C), ceil_div(kTaskWork, work),
                [&](int64_t begin, int64_t end) { part(n, 0, s.P, Channels(begin, end, s.C), map); });
     } else {
       parallel(pool, s.P, ceil_div(kTaskWork, row_work()),
@@ -181,10 +184,7 @@ struct Block {
   }
 
   // Whether a share of the channels is a fair share of the work: the busiest thread has at most a quarter more.
-  bool channels_for_all() const {
-    const int64_t vectors = ceil_div(s.C, N);
-    return ceil_div(vectors, pool.threads) * pool.threads * 4 <= vectors * 5;
-  }
+  bool channels_for_all() const { return ceil_div(shares(s.C), pool.threads) * pool.threads * 4 <= shares(s.C) * 5; }
 
   int64_t row_work() const { return s.Q * s.C * (a.C * s.sh * s.sw + s.kh * s.kw + a.K); }
 
@@ -210,26 +210,26 @@ struct Block {
 }  // namespace
 
 void inverted_residual(const InvertedResidualArgs& a) {
-  const DwConvShape& s = a.depthwise;
+  const DwConvShape& s = a.shape;
   if (a.y && s.N * s.P * s.Q > 0) Block{a, s, a.pool}.run();
 }
 
 // A thread takes an image through all units, whose maps then stay in its cache; where that would leave threads idle, all of
 // them share every unit.
 void shuffle_stage(const ShuffleStageArgs& a) {
-  const int64_t images = a.units[0].depthwise.N;
+  const int64_t images = a.units[0].shape.N;
   const auto run = [&](int64_t n, int64_t count, const Pool& pool) {
     const float* x = a.x;
     for (int i = 0; i < a.count; ++i) {
       InvertedResidualArgs unit = a.units[i];
-      DwConvShape& s = unit.depthwise;
+      DwConvShape& s = unit.shape;
       const int64_t in = s.H * s.W * unit.x_pixel, out = s.P * s.Q * 2 * unit.K;
       if (i == 0) x += n * in;
       s.N = count, unit.pool = pool;
       unit.y = i + 1 == a.count ? a.y + n * out : kept<float>(i % 2 ? kOdd : kEven, count * out);
       if (unit.left) {
         InvertedResidualArgs left = *unit.left;
-        left.depthwise.N = count, left.pool = pool, left.x = unit.x = x;
+        left.shape.N = count, left.pool = pool, left.x = unit.x = x;
         unit.beside = left.y = kept<float>(kLeft, count * out / 2), unit.beside_pixel = unit.K;
         CK_ISA::inverted_residual(left);
       } else {

@@ -11,11 +11,11 @@ namespace ck::cpu {
 struct InvertedResidualArgs {
   const float* x;  // [N, H, W, C], x_pixel from pixel to pixel
   int64_t x_pixel;
-  const float* expand;                  // weights packed by pointwise_pack, C to hidden channels; null: hidden is C
-  const float *weight, *scale, *shift;  // of the depthwise convolution, as dwconv takes them
-  const float* project;                 // packed, hidden to K channels
-  float* y;                             // [N, P, Q, K]
-  DwConvShape depthwise;                // C is hidden
+  const float* expand;     // weights packed by pointwise_pack, C to hidden channels; null: hidden is C
+  const float* depthwise;  // packed by dwconv_pack
+  const float* project;    // packed by pointwise_pack, hidden to K channels
+  float* y;                // [N, P, Q, K]
+  DwConvShape shape;       // C is hidden
   int64_t C, K;
   bool residual;  // whether x, dense, is added to y
   Act act, depthwise_act, project_act;

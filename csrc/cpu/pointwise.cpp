@@ -249,8 +249,7 @@ void pack(const PointwisePackArgs& a) {
   constexpr int N = V<T>::N;
   const Panels<A> panels(a.K);
   A *header = static_cast<A*>(a.packed), *shift = header + kPackedHeader;
-  std::fill_n(header, kPackedHeader, A(0));
-  header[0] = A(static_cast<int>(Isa::CK_ISA)), header[1] = A(a.C), header[2] = A(a.K);
+  write_packed_header(header, Isa::CK_ISA, a.C, a.K);
   const int64_t padded = up(a.K, 16) * 16;
   for (int64_t c = 0; c < padded; ++c) shift[c] = a.shift && c < a.K ? static_cast<const A*>(a.shift)[c] : A(0);
   parallel(a.pool, panels.count, up(16 * 1024, std::max<int64_t>(1, a.C * panels.most() * N)),

@@ -4,6 +4,7 @@
 #include "../math/dtype.h"
 #include "../math/pointwise_shape.h"
 #include "isa.h"
+#include "packed.h"
 #include "parallel.h"
 
 namespace ck::cpu {
@@ -33,16 +34,9 @@ struct PointwiseArgs {
   int64_t x_pixel = 0, y_pixel = 0;  // steps from pixel to pixel of x, and of y and the residual; 0: C and K
   int64_t first = 0, last = -1;      // vectors of y's channels that are wanted (-1: all); y points at the first
 };
-}  // namespace ck::cpu
-namespace ck::cpu {
-// ---- packed weights ------------------------------------------------------------------------------------------------
-// [header][shift, padded][panels of scaled weights, see gemm_tile.h].  The header says for which instruction set and sizes.
-constexpr int64_t kPackedHeader = 16;
+
+// [header of C and K][shift, padded][panels of scaled weights, see gemm_tile.h]
 inline int64_t pointwise_packed_size(int64_t C, int64_t K) { return kPackedHeader + (K + 15) / 16 * 16 * (C + 1); }
-inline bool is_packed_for(const float* header, Isa isa, int64_t C, int64_t K) {
-  return header[0] == static_cast<float>(isa) && header[1] == static_cast<float>(C) &&
-         header[2] == static_cast<float>(K);
-}
 }  // namespace ck::cpu
 CK_CPU_KERNEL(pointwise_pack, ck::cpu::PointwisePackArgs)
 CK_CPU_KERNEL(pointwise, ck::cpu::PointwiseArgs)

@@ -471,13 +471,14 @@ CK_INLINE Reduced reduce(F32 x) {
   return {n, fma(n, F32(2.12194440054690583e-4f), fma(n, F32(-0.693359375f), x))};
 #endif
 }
-CK_INLINE F32 exp_reduced(const Reduced& a) {  // coefficients of the least relative error, 9.4e-8
-  F32 p = fma(F32(8.290257e-3f), a.r, F32(4.1899398e-2f));
-  p = fma(p, a.r, F32(0.16667646f));
-  p = fma(p, a.r, F32(0.4999914f));
-  p = fma(p, a.r, F32(0.9999997f));
-  return times_two_to(fma(p, a.r, F32(1.f)), a.n);
+CK_INLINE F32 exp_polynomial(F32 r) {  // coefficients of the least relative error, 9.4e-8
+  F32 p = fma(F32(8.290257e-3f), r, F32(4.1899398e-2f));
+  p = fma(p, r, F32(0.16667646f));
+  p = fma(p, r, F32(0.4999914f));
+  p = fma(p, r, F32(0.9999997f));
+  return fma(p, r, F32(1.f));
 }
+CK_INLINE F32 exp_reduced(const Reduced& a) { return times_two_to(exp_polynomial(a.r), a.n); }
 // e^x.  Results outside the fp32 range become 0 and +inf; NaN stays NaN.
 CK_INLINE F32 m_exp(F32 x) { return exp_reduced(reduce(m_max(F32(-104.f), m_min(F32(89.f), x)))); }
 
@@ -488,6 +489,18 @@ CK_INLINE F32 m_sigmoid(F32 x) {
   const __m512 d = (F32(1.f) + exp_reduced(reduce(-m_min(F32(87.3f), x)))).v, r = _mm512_rcp14_ps(d);
   const __mmask16 keep = _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.3f), _CMP_NLT_UQ);  // NaN too
   return _mm512_maskz_fmadd_ps(keep, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.f)), r, r);
+}
+#elif defined(__AVX2__)
+// The same.  Within the clamps e^-x is a normal number, so that 2^n is an addition to its exponent; and the integer n, times
+// 2^23, is what rounding by addition leaves in the low bits.
+CK_INLINE F32 m_sigmoid(F32 x) {
+  const F32 magic(12582912.f), y = F32(0.f) - m_max(F32(-87.3f), m_min(F32(87.3f), x));
+  const F32 shifted = fma(y, F32(1.44269504088896341f), magic);
+  const F32 p = exp_polynomial(fma(shifted - magic, F32(-0.693147180559945309f), y));
+  const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted.v), 23);
+  const F32 e = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p.v), exponent));
+  const F32 s = m_rcp(F32(1.f) + e);
+  return _mm256_and_ps(s.v, _mm256_cmp_ps(x.v, _mm256_set1_ps(-87.3f), _CMP_NLT_UQ));
 }
 #endif
 

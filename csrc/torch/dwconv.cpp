@@ -25,6 +25,18 @@ void check_statistics(const DwConvShape& s, double eps) {
   STD_TORCH_CHECK(s.N * s.P * s.Q > 1, "dwconv_train: two values per channel are needed");
 }
 
+[[maybe_unused]] Tensor dwconv_pack_cpu(const Tensor& weight, const Tensor& scale, const Tensor& shift) {
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) == 1 && weight.is_contiguous() && weight.numel() > 0 &&
+                      weight.size(2) * weight.size(3) < (1 << 20) && weight.scalar_type() == ScalarType::Float,
+                  "dwconv_pack: a float32 weight [C, 1, kh, kw] expected");
+  const int64_t C = weight.size(0), kh = weight.size(2), kw = weight.size(3);
+  check_vector(scale, weight, C), check_vector(shift, weight, C);
+  Tensor packed = empty(weight, {cpu::dwconv_packed_size(C, kh * kw)}, ScalarType::Float);
+  cpu::dwconv_pack({ptr<float>(weight), ptr<float>(scale), ptr<float>(shift), C, static_cast<int>(kh),
+                    static_cast<int>(kw), mut<float>(packed)});
+  return packed;
+}
+
 [[maybe_unused]] Tensor dwconv_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> scale,
                                    std::optional<Tensor> shift, std::optional<Tensor> residual,
                                    std::vector<int64_t> window, int64_t act, double slope) {
@@ -89,6 +101,7 @@ Four dwconv_train_cuda(const Tensor& x, const Tensor& weight, std::optional<Tens
 }  // namespace
 
 CK_NATIVE_OPS(m) {
+  m.def("dwconv_pack(Tensor weight, Tensor scale, Tensor shift) -> Tensor");
   m.def(
       "dwconv(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, Tensor? residual, int[] window, int "
       "act, float slope) -> Tensor");
@@ -98,6 +111,7 @@ CK_NATIVE_OPS(m) {
       "slope) -> (Tensor y, Tensor u, Tensor mean, Tensor var)");
 }
 CK_CPU_IMPL(m) {
+  cpu_kernel<&dwconv_pack_cpu>(m, "dwconv_pack");
   cpu_kernel<&dwconv_cpu>(m, "dwconv");
   cpu_kernel<&dwconv_train_cpu>(m, "dwconv_train");
 }

@@ -29,6 +29,7 @@ struct Block {
   Floats we{z.hidden * z.C}, wd{z.hidden * z.kernel * z.kernel}, wp{z.K * z.hidden};
   Floats scale{z.hidden}, shift{z.hidden}, bias{z.K}, w1{R * z.hidden}, b1{R}, w2{z.hidden * R}, b2{z.hidden};
   Floats packed_expand{ck::cpu::pointwise_packed_size(z.C, z.hidden)};
+  Floats packed_depthwise{ck::cpu::dwconv_packed_size(z.hidden, z.kernel* z.kernel)};
   Floats packed_project{ck::cpu::pointwise_packed_size(z.hidden, z.K)};
 
   Block(const Sizes& sizes, bool squeezed, bool residual_, ck::Act act_, ck::Act project_act_, unsigned seed)
@@ -45,6 +46,8 @@ struct Block {
     const auto pool = ck::cpu::serial_pool();
     ck::cpu::pointwise_pack(
         {ck::Dtype::f32, we.data(), nullptr, shift.data(), z.C, z.hidden, packed_expand.data(), pool});
+    ck::cpu::dwconv_pack(
+        {wd.data(), scale.data(), shift.data(), z.hidden, z.kernel, z.kernel, packed_depthwise.data()});
     ck::cpu::pointwise_pack(
         {ck::Dtype::f32, wp.data(), nullptr, bias.data(), z.hidden, z.K, packed_project.data(), pool});
   }
@@ -55,9 +58,9 @@ struct Block {
 
   ck::cpu::InvertedResidualArgs args(ck::cpu::Pool pool) const {
     ck::cpu::InvertedResidualArgs a{};
-    a.x_pixel = a.C = z.C, a.K = z.K, a.depthwise = s, a.residual = residual, a.pool = pool;
+    a.x_pixel = a.C = z.C, a.K = z.K, a.shape = s, a.residual = residual, a.pool = pool;
     a.expand = expand ? packed_expand.data() : nullptr, a.project = packed_project.data();
-    a.weight = wd.data(), a.scale = scale.data(), a.shift = shift.data();
+    a.depthwise = packed_depthwise.data();
     a.act = act, a.depthwise_act = project_act == ck::Act::identity ? act : ck::Act::identity;
     a.project_act = project_act;
     if (squeeze) a.w1 = w1.data(), a.b1 = b1.data(), a.w2 = w2.data(), a.b2 = b2.data(), a.squeeze = layers(1);

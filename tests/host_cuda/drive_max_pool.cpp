@@ -14,6 +14,7 @@ const Sizes kSizes[] = {
     {2, 5, 7, 9, 4, 5, 3, 3, 2, 2, 1, 1},       // nothing is a multiple of anything
     {1, 16, 1, 1, 1, 1, 3, 3, 2, 2, 1, 1},      // one pixel
     {1, 37, 8, 11, 4, 5, 2, 3, 2, 2, 0, 0},     //
+    {1, 21, 9, 12, 9, 12, 7, 5, 1, 1, 3, 2},    // taken apart
     {3, 64, 20, 20, 20, 20, 5, 5, 1, 1, 2, 2},  // windows that overlap, several tasks
     {1, 8, 6, 6, 3, 3, 3, 3, 2, 2, 0, 0},       // the last window ends outside
 };
