@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from cnnkernels import _activation, _backend, _check, _op, ops
-from cnnkernels.nn import _pointwise
+from cnnkernels.nn import _pointwise, _stem
 from cnnkernels.nn._fold import TENSORS, FoldsBatchNorm, sources_of
 from cnnkernels.nn.activation import activation_name
 from cnnkernels.nn.conv_same import Conv2dSame
@@ -160,6 +160,11 @@ def run(
     foldable = may_read and not depthwise and _may_fold_weights(x, conv, bn)
     if foldable and fused_act is not None and shortcut is None and _pointwise.suits(x, conv, residual):
         return _pointwise.run(owner, name, x, conv, bn, fused_act, residual)
+    if foldable and fused_act is not None and shortcut is residual is None and _stem.suits(x, conv, fused_act):
+        padding = padding_of(conv, x)
+        y = _stem.run(owner, name, x, conv, bn, fused_act, padding) if len(padding) == 2 and plain_image(x) else None
+        if y is not None:
+            return y
     if foldable and fused_act is not None and _one_call(x, conv, fused_act, (residual, shortcut)):
         return _onednn(owner, name, x, conv, bn, fused_act, residual, shortcut)
     if fused_act is None or shortcut is not None:
@@ -237,7 +242,10 @@ def _one_call(x: Tensor, conv: Any, act: str, added: tuple[Tensor | None, ...]) 
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.shape[1] == conv.in_channels
         and x.numel() > 0
-        and len(padding_of(conv, x)) == 2
+        and len(padding := padding_of(conv, x)) == 2
+        # Else oneDNN's message says nothing.
+        and x.shape[2] + 2 * padding[0] > conv.dilation[0] * (conv.kernel_size[0] - 1)
+        and x.shape[3] + 2 * padding[1] > conv.dilation[1] * (conv.kernel_size[1] - 1)
         and all(t is None or (type(t) is Tensor and t.dtype is torch.float32 and not t.requires_grad) for t in added)
         and torch._C._get_mkldnn_enabled()
         and not _op._dispatcher_is_needed()

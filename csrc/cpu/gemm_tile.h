@@ -8,6 +8,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "simd.h"
 
@@ -44,12 +45,14 @@ struct Panels {
   int64_t most() const { return size(0); }
 };
 
+inline constexpr int64_t kNoOffset = 0;
+
 // C[i, j] = min(high, max(low, scale[i] * sum_k A[i, k] B[k, j] + shift[i or j])) + add[i, j] for the columns of one panel;
 // sums begin with shift[j].
 template <class A>
 struct PanelArgs {
   const A* a;
-  int64_t a_row, rows, depth;      // A is [rows, depth]
+  int64_t a_row, rows, depth;      // A is [rows, depth] ...
   const A* b;                      // the panel, or some neighbouring columns of one
   int64_t b_row;                   // of the whole panel
   int vectors, last;               // of columns; valid lanes of the last one
@@ -59,6 +62,9 @@ struct PanelArgs {
   int64_t c_row;
   const A* add;  // as c, or null
   V<A> low, high;
+  // ... or a row of A is `runs` runs of `depth` elements each, the i-th at run_a[i] and of products with B from row run_b[i].
+  int runs = 1;
+  const int64_t *run_a = &kNoOffset, *run_b = &kNoOffset;
 };
 
 template <class A, int ROWS, int VECTORS>
@@ -75,24 +81,27 @@ inline void tile(const PanelArgs<A>& p, const int64_t row, const A* ahead) {
   // One pointer for three rows: x86 addresses p, p + step and p + 2 * step alike.
   const int64_t step = p.a_row;
   const A* a[GROUPS];
+  const A* next = p.a + (row + ROWS) * step;  // rows of the next tile, on their way to the L1 cache
+  for (int r = 0; r < p.runs; ++r) {
+    const A* b = p.b + p.run_b[r] * p.b_row;
 #pragma GCC unroll 6
-  for (int g = 0; g < GROUPS; ++g) a[g] = p.a + (row + g * 3) * step;
-  const A *b = p.b, *next = p.a + (row + ROWS) * step;  // rows of the next tile, on their way to the L1 cache
-  for (int64_t k = 0; k < p.depth; ++k, b += p.b_row, next += ROWS) {
-    if constexpr (kPrefetches) __builtin_prefetch(next);
-    if constexpr (kPrefetches) __builtin_prefetch(ahead, 0, 2);
-    ahead += 64 / sizeof(A);
-    VA column[VECTORS];
+    for (int g = 0; g < GROUPS; ++g) a[g] = p.a + p.run_a[r] + (row + g * 3) * step;
+    for (int64_t k = 0; k < p.depth; ++k, b += p.b_row, next += ROWS) {
+      if constexpr (kPrefetches) __builtin_prefetch(next);
+      if constexpr (kPrefetches) __builtin_prefetch(ahead, 0, 2);
+      ahead += 64 / sizeof(A);
+      VA column[VECTORS];
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) column[j] = vload(b + j * N);
+      for (int j = 0; j < VECTORS; ++j) column[j] = vload(b + j * N);
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; ++i) {
-      const VA v(a[i / 3][i % 3 * step]);
+      for (int i = 0; i < ROWS; ++i) {
+        const VA v(a[i / 3][i % 3 * step]);
 #pragma GCC unroll 4
-      for (int j = 0; j < VECTORS; ++j) acc[i][j] = fma(v, column[j], acc[i][j]);
-    }
+        for (int j = 0; j < VECTORS; ++j) acc[i][j] = fma(v, column[j], acc[i][j]);
+      }
 #pragma GCC unroll 6
-    for (int g = 0; g < GROUPS; ++g) ++a[g];
+      for (int g = 0; g < GROUPS; ++g) ++a[g];
+    }
   }
   // By value: what is stored might otherwise be a field of p.
   const VA low = p.low, high = p.high;

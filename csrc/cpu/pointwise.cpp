@@ -7,15 +7,13 @@
 //   NCHW           y [K, pixels] = weights [K, C] * x [C, pixels].  A panel is a few vectors of pixels, copied (and gated,
 //                  and widened) into scratch; weights are read where they are, and scaled in the epilogue.
 //
-// fp32 goes straight to y where nothing but clamping and adding follows.  Otherwise a panel's sums stay in scratch, in the
-// accumulate type, until activation, residual and rounding turn them into y.  Gated or half-precision rows of x are
-// first multiplied or widened into scratch.
+// Gated or half-precision rows of x are first multiplied or widened into scratch.
 #include "pointwise.h"
 
 #include <algorithm>
 #include <type_traits>
 
-#include "gemm_tile.h"
+#include "gemm_epilogue.h"
 #include "scratch.h"
 
 namespace ck::cpu::CK_ISA {
@@ -33,72 +31,22 @@ struct Pointwise {
   const PointwiseArgs& a;
   const PointwiseShape& s;
   const Panels<A> panels;  // of channels, or of the pixels of an image in NCHW
-  const bool clamp_is_all, direct, copies_x;
+  const Epilogue<T> epilogue;
+  const bool copies_x;
   const int64_t x_pixel, y_pixel;
-  const VA low, high;
 
   explicit Pointwise(const PointwiseArgs& args)
       : a(args),
         s(args.shape),
         panels(s.channels_last ? s.K : s.HW),
-        clamp_is_all(a.act == Act::identity || a.act == Act::relu || a.act == Act::relu6),
-        direct(std::is_same_v<T, A> && clamp_is_all),
+        epilogue(a.y, a.residual, a.act, a.slope),
         copies_x(!std::is_same_v<T, A> || a.gate),
         x_pixel(a.x_pixel ? a.x_pixel : s.C),
-        y_pixel(a.y_pixel ? a.y_pixel : s.K),
-        low(a.act == Act::relu || a.act == Act::relu6 ? A(0) : -INFINITY),
-        high(a.act == Act::relu6 ? A(6) : INFINITY) {}
+        y_pixel(a.y_pixel ? a.y_pixel : s.K) {}
 
   const T* x() const { return static_cast<const T*>(a.x); }
-  T* y() const { return static_cast<T*>(a.y); }
   const T* gate() const { return static_cast<const T*>(a.gate); }
-  const T* residual() const { return static_cast<const T*>(a.residual); }
   const A* packed() const { return static_cast<const A*>(a.packed); }
-
-  // y of one panel: `rows` runs of `width` values that lie y_row apart and begin at `at`.
-  void run_panel(PanelArgs<A> p, int64_t width, int64_t at, int64_t y_row) const {
-    p.last = static_cast<int>(width - (p.vectors - 1) * N);
-    p.low = clamp_is_all ? low : VA(-INFINITY), p.high = clamp_is_all ? high : VA(INFINITY);
-    if (direct) {
-      if constexpr (std::is_same_v<T, A>) {
-        p.c = y() + at, p.c_row = y_row;
-        p.add = a.residual ? residual() + at : nullptr;
-        panel(p);
-      }
-      return;
-    }
-    // A few tiles at a time: their sums are still in the L1 cache when they are finished.
-    constexpr int64_t kRows = 48;
-    alignas(64) A sums[kRows * kMaxVectors<A> * N];
-    const int64_t rows = p.rows;
-    p.c = sums, p.c_row = p.vectors * N, p.add = nullptr;
-    const int64_t parts = up(rows, kRows), step = up(rows, parts);
-    for (int64_t r = 0; r < rows; r += step) {
-      p.rows = std::min(step, rows - r);
-      panel(p);
-      finish(sums, p.c_row, p.rows, width, at + r * y_row, y_row);
-      p.a += step * p.a_row;
-      if (p.row_scale) p.row_scale += step, p.row_shift += step;
-    }
-  }
-
-  void finish(const A* sums, int64_t pitch, int64_t rows, int64_t width, int64_t at, int64_t y_row) const {
-    const VA slope(static_cast<A>(a.slope));
-    with_act(clamp_is_all ? Act::identity : a.act, [&](auto act) {
-      for (int64_t r = 0; r < rows; ++r, sums += pitch, at += y_row) {
-        T* to = y() + at;
-        const T* add = a.residual ? residual() + at : nullptr;
-        for (int64_t i = 0; i < width; i += N) {
-          VA v = activate<act()>(vload(sums + i), slope);
-          if (const int n = static_cast<int>(std::min<int64_t>(N, width - i)); n == N) {
-            store(to + i, add ? v + vload(add + i) : v);
-          } else {
-            store_n(to + i, add ? v + vload_n(add + i, n) : v, n);
-          }
-        }
-      }
-    });
-  }
 
   // ---- channels_last ------------------------------------------------------------------------------------------------------
   // Pixels [begin, end) and, of panels [first, last), the vectors that are wanted.
@@ -124,7 +72,7 @@ struct Pointwise {
         p.vectors = static_cast<int>(end_v - begin_v), p.b_row = panels.size(i) * N;
         p.column_shift = packed() + kPackedHeader + c;
         p.b = packed() + kPackedHeader + up(s.K, 16) * 16 + panel * N * s.C + (begin_v - panel) * N;
-        run_panel(p, std::min<int64_t>(p.vectors * N, s.K - c), m * y_pixel + c - from * N, y_pixel);
+        epilogue.run(p, std::min<int64_t>(p.vectors * N, s.K - c), m * y_pixel + c - from * N, y_pixel);
       }
     }
   }
@@ -182,7 +130,7 @@ struct Pointwise {
         p.a_row = p.depth = s.C, p.rows = std::min(step, s.K - k), p.b = pixels;
         p.row_scale = (a.scale ? static_cast<const A*>(a.scale) : ones.get()) + k;
         p.row_shift = (a.shift ? static_cast<const A*>(a.shift) : none.get()) + k;
-        run_panel(p, width, (n * s.K + k) * s.HW + at, s.HW);
+        epilogue.run(p, width, (n * s.K + k) * s.HW + at, s.HW);
       }
     });
   }
