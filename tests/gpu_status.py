@@ -20,8 +20,9 @@ Written by `python -m tests.gpu_status`; a test keeps the list equal to the code
   drivers: plain, with ASan + UBSan, and with TSan, which sees races between the threads of a block.
 - interpreted: by Triton's interpreter (3.6), through the contract table.
 
-`pointwise_conv_bn_act` has no GPU kernel yet: calls on CUDA tensors are computed by `reference`.  Inverted residuals,
-stages of ShuffleNetV2 and max pooling as one call exist on the CPU only; on a GPU their modules run, on the ops above.
+`pointwise_conv_bn_act` has no GPU kernel yet: calls on CUDA tensors are computed by `reference`.  First
+convolutions, max pooling, inverted residuals and stages of ShuffleNetV2 as one call exist on the CPU only; on a GPU their
+modules run, on the ops that they consist of.
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -61,7 +61,7 @@ Path = tuple[Any, ...]
 """Steps of one branch of ``Mixed``: (name, *layer) a convolution, a list of such convolutions side by side, or the name
 of a pooling: "average" (3x3, the padding counts), "max" (3x3, stride 2)."""
 
-_POOLS = {
+_POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "average": lambda x: F.avg_pool2d(x, 3, 1, 1),
     "max": MaxPool2d(3, 2),
 }

@@ -100,7 +100,7 @@ class SELayer(nn.Module):
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
         squeezed = channels // reduction
-        self.fc = nn.Sequential(
+        self.fc: Any = nn.Sequential(
             nn.Linear(channels, squeezed, bias=False),
             nn.ReLU(inplace=True),
             nn.Linear(squeezed, channels, bias=False),

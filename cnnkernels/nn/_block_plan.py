@@ -86,7 +86,7 @@ def children(module: Any) -> tuple[Any, ...]:
 
 def chain_of(block: FusedSequential) -> Chain | None:
     """What the block consists of, or None if it is something else."""
-    sequentials, leaves = [block], []
+    sequentials, leaves = [block], list[Any]()
     for child in children(block):
         if type(child) is FusedSequential:
             sequentials.append(child)
@@ -151,6 +151,7 @@ def _snapshot(modules: list[Any]) -> Any:
         for name in _HOOKS:
             seen.item(attributes, name)
             seen.items(attributes[name])
+        names: tuple[str, ...]
         if isinstance(m, nn.Conv2d):
             names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
         elif isinstance(m, nn.BatchNorm2d):

@@ -9,13 +9,23 @@ from torch import Tensor
 
 from cnnkernels import _ext
 from cnnkernels.nn import _unit
-from cnnkernels.nn._block_plan import Plan, chain_of, plan_of
+from cnnkernels.nn._block_plan import Chain, Plan, chain_of, plan_of
 from cnnkernels.nn.sequential import FusedSequential
 
 _AVAILABLE = _ext.has_kernel("shuffle_stage", "cpu")
 _KEY = "shuffle unit"
 
 Branches = tuple[Any, Any]  # left and right; a left one without children passes the left half of the channels
+
+
+def _fit(left: Chain, right: Chain, x: Tensor) -> bool:
+    """Whether they are the two branches of a unit at stride 2."""
+    return (
+        len(left.units) == 2
+        and left.squeeze is None
+        and (left.window(x), left.acts[1:], left.slope) == (right.window(x), right.acts[1:], right.slope)
+        and (left.channels, left.out_channels) == (right.channels, right.out_channels)
+    )
 
 
 def _plan(left: FusedSequential, right: FusedSequential, x: Tensor) -> Plan | None:
@@ -25,24 +35,22 @@ def _plan(left: FusedSequential, right: FusedSequential, x: Tensor) -> Plan | No
         if not kept or kept.holds():
             return kept or None
         del right._folds[_KEY]
-    chains = tuple(chain_of(branch) for branch in (right, left) if branch)
-    branch, *other = chains
+    branch, other = chain_of(right), chain_of(left) if left else None
     ours = (
-        None not in chains
+        branch is not None
         and len(branch.units) == 3
-        and all(chain.squeeze is None for chain in chains)
-        and all(len(chain.units) == 2 for chain in other)
-        and all((c.window(x), c.acts[1:], c.slope) == (branch.window(x), branch.acts[1:], branch.slope) for c in other)
-        and all((c.channels, c.out_channels) == (branch.channels, branch.out_channels) for c in other)
+        and branch.squeeze is None
+        and (not left or (other is not None and _fit(other, branch, x)))
     )
-    if not ours:
+    if not ours or branch is None:
         right._folds[_KEY] = False  # nothing but another structure makes it one: ask no more
         return None
 
     def arguments() -> tuple[Any, ...]:
-        beside = other[0].folded()[1:] if other else ()
+        beside = other.folded()[1:] if other else ()
         return (*beside, *branch.folded()), branch.window(x), (2 * branch.out_channels, branch.acts, branch.slope)
 
+    chains = (branch,) if other is None else (branch, other)
     plan = plan_of(chains, branch.channels * (1 if other else 2), arguments, empty=() if other else (left,))
     if plan is not None:
         right._folds[_KEY] = plan
@@ -55,7 +63,8 @@ def shuffle_stage(units: Sequence[Branches], x: Any) -> Tensor | None:
         return None
     weights: list[Tensor] = []
     windows: list[int] = []
-    channels, rest = x.shape[1], None
+    channels: int = x.shape[1]
+    rest: Any = None
     for left, right in units:
         if type(left) is not FusedSequential or type(right) is not FusedSequential:
             return None

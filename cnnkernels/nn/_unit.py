@@ -6,8 +6,9 @@ path              when                                                what runs
 train-fused       BatchNorm uses batch statistics                     ``dwconv_bn_act_train``; conv + ``bn_act_train``
 folded            BatchNorm uses its running statistics               ``dwconv_bn_act``, or conv + ``bn_act``, or (on a
                                                                       CPU, without gradients) conv with folded weights, which
-                                                      ``pointwise_conv_bn_act`` (1x1) or oneDNN computes with
-                                                      its activation and a sum as one call
+                                                      ``pointwise_conv_bn_act`` (1x1), the kernel of first
+                                                      convolutions or oneDNN computes with its activation and a sum
+                                                      as one call
 plain             anything unusual, see ``untouched``; SyncBatchNorm  the children, one after the other, as modules
                   in training; tracing by torch.fx or torch.func
 ================  ==================================================  ==================================================
