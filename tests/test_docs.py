@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks import publish
-from cnnkernels import ops
+from cnnkernels import nn, ops
 
 from .build_tree import ROOT
 
@@ -43,6 +43,11 @@ def test_example(page, line, source):
         pytest.skip(f"{page.name}:{line} {needs[1]}")
     torch.manual_seed(0)
     exec(compile("\n" * (line - 1) + source, str(page), "exec"), {"__name__": "__main__"})
+
+
+def test_every_public_module_is_on_its_page():
+    page = (ROOT / "docs" / "modules.md").read_text()
+    assert [name for name in nn.__all__ if f"`{name}`" not in page] == []
 
 
 def sections() -> dict[str, str]:
