@@ -1,5 +1,6 @@
 """Every network beside an independent one: outputs in evaluation, one training step, fused beside plain modules."""
 
+import copy
 import importlib
 import os
 import pkgutil
@@ -35,6 +36,13 @@ def close(actual, expected, tolerance, name=None):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item(), msg=name)
 
 
+def in_float64(model, x):
+    """What the plain modules compute in double precision."""
+    model = copy.deepcopy(model).double()
+    model.backend = "reference"
+    return model(x.double())
+
+
 def matched(ours, other, by_order, kind):
     """(name, our tensor, theirs) of every parameter or buffer."""
     a, b = dict(getattr(ours, kind)()), dict(getattr(other, kind)())
@@ -67,9 +75,14 @@ def test_outputs(case: Case, monkeypatch):
             assert len(called) > 4  # and then they are
             assert not {r.backend for r in runs} - {"reference"}
             assert y.abs().max() > 1e-3  # a network that died would agree with anything
-            close(y, plain, 1e-4)
-            if other is not None:
-                close(y, other(x), 1e-4)
+            others = [plain] if other is None else [plain, other(x)]
+            tolerance = 1e-4 * plain.abs().max().item()
+            if not all(torch.allclose(y, z, rtol=1e-4, atol=tolerance) for z in others):
+                # 150 layers of random weights bring any float32 implementation up to 1e-4 away from the exact result, on
+                # different sides of it: then each has to be that near.
+                exact = in_float64(ours, x)
+                for z in (y, *others):
+                    close(z.double(), exact, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,7 @@ struct Panels {
 
 inline constexpr int64_t kNoOffset = 0;
 
-// C[i, j] = min(high, max(low, scale[i] * sum_k A[i, k] B[k, j] + shift[i or j])) + add[i, j] for the columns of one panel;
-// sums begin with shift[j].
+// C[i, j] = min(high, max(low, scale[i] * sum_k A[i, k] B[k, j] + shift[i or j])) + add[i, j] for the columns of one panel.
 template <class A>
 struct PanelArgs {
   const A* a;
@@ -72,12 +71,10 @@ inline void tile(const PanelArgs<A>& p, const int64_t row, const A* ahead) {
   using VA = V<A>;
   constexpr int N = VA::N, GROUPS = (ROWS + 2) / 3;
   VA acc[ROWS][VECTORS];
-#pragma GCC unroll 4
-  for (int j = 0; j < VECTORS; ++j) {
-    const VA from = p.column_shift ? vload(p.column_shift + j * N) : VA(A(0));
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; ++i) acc[i][j] = from;
-  }
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) acc[i][j] = VA(A(0));
   // One pointer for three rows: x86 addresses p, p + step and p + 2 * step alike.
   const int64_t step = p.a_row;
   const A* a[GROUPS];
@@ -114,6 +111,13 @@ inline void tile(const PanelArgs<A>& p, const int64_t row, const A* ahead) {
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < VECTORS; ++j) acc[i][j] = fma(acc[i][j], VA(scale[i]), VA(shift[i]));
+  } else if (p.column_shift) {  // last: sums that begin with a large shift round every product to its last place
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) {
+      const VA shift = vload(p.column_shift + j * N);
+#pragma GCC unroll 16
+      for (int i = 0; i < ROWS; ++i) acc[i][j] = acc[i][j] + shift;
+    }
   }
   if (const int last = p.last; last < N) {
 #pragma GCC unroll 16
