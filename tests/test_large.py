@@ -73,7 +73,8 @@ def test_bn_act_train(big):
     values, count = big[-1][:, places].double(), N * H * W
     want_mean = values.sum(1) / count
     want_var = (values.square().sum(1) / count - want_mean.square()) * count / (count - 1)
-    torch.testing.assert_close(mean.double(), want_mean, rtol=1e-4, atol=0)
+    # Relative to what was added up: of some means nearly all cancels (AVX2, whose lanes add in another order, shows it).
+    assert ((mean.double() - want_mean).abs() <= 1e-4 * values.abs().sum(1) / count).all()
     torch.testing.assert_close(var.double(), want_var, rtol=1e-4, atol=0)
     std = (want_var + 1e-5).sqrt()
     for rows, columns in crops():
