@@ -70,3 +70,9 @@ def one_step(module, x):
     torch.manual_seed(9)
     (y * torch.randn_like(y)).sum().backward()
     return [y, x.grad, *(p.grad for p in module.parameters()), *module.buffers()]
+
+
+def last_image(c, size, n=2):
+    """[n, c, *size] in channels_last."""
+    x = torch.randn(n, c, *size, generator=torch.Generator().manual_seed(1))
+    return x.contiguous(memory_format=torch.channels_last)

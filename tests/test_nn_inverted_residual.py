@@ -10,17 +10,13 @@ from torch import nn
 
 from cnnkernels.nn import InvertedResidual, MBConv, SqueezeExcite
 
+from .nn_oracle import last_image as image
 from .nn_oracle import randomise
 
 
 @pytest.fixture
 def counted(count_direct):
     return count_direct("inverted_residual")
-
-
-def image(c, size, n=2):
-    x = torch.randn(n, c, *size, generator=torch.Generator().manual_seed(1))
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def made(block):

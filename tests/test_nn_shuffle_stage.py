@@ -9,16 +9,12 @@ import cnnkernels
 from cnnkernels.nn import ShuffleStage, ShuffleUnit
 
 from .nn_oracle import close, randomise
+from .nn_oracle import last_image as image
 
 
 @pytest.fixture
 def counted(count_direct):
     return count_direct("shuffle_stage")
-
-
-def image(c, size, n=2):
-    x = torch.randn(n, c, *size, generator=torch.Generator().manual_seed(1))
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def made(in_channels, channels, units, **kw):

@@ -71,7 +71,7 @@ class RepVGGBlock(FusedBlock):
             return _unit.run(self, "merged", x, merged, None, self.nonlinearity)
         # Of fewer than 8 channels in channels_last, oneDNN (torch 2.13, AVX2) writes past the gradient of a strided 1x1
         # convolution's weight: "free(): invalid next size".  NCHW takes another kernel.
-        y = self.rbr_dense(x) + self.rbr_1x1(x.contiguous() if x.shape[1] < 8 else x)
+        y = self.rbr_dense(x) + self.rbr_1x1(x.contiguous() if x.is_cpu and x.shape[1] < 8 else x)
         if self.rbr_identity is not None:
             y += self.fused(x, None, "rbr_identity")
         return self.nonlinearity(y)

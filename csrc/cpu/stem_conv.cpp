@@ -44,7 +44,7 @@ struct StemConv {
     }
   }
 
-  // Pixels [q0, q1) of a row by copies of what they read.  x: row 0 of the image; rows: offsets of the rows of x.
+  // Pixels [q0, q1) of a row by copies of what they read.  x: row 0 of the image; p.run_a: its rows.
   void at_a_side(const float* x, PanelArgs<float> p, int64_t q0, int64_t q1, int64_t at) const {
     const int64_t size = p.runs * run;
     float* const copy = kept<float>(0, (q1 - q0) * size);
