@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import FusedSequential, MaxPool2d
+from cnnkernels.nn import FusedSequential, Linear, MaxPool2d
 
 
 class AlexNet(Network):
@@ -52,10 +52,10 @@ class AlexNet(Network):
         self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
         self.classifier: Any = nn.Sequential(
             nn.Dropout(drop_rate),
-            nn.Linear(256 * 6 * 6, 4096),
+            Linear(256 * 6 * 6, 4096),
             nn.ReLU(inplace=True),
             nn.Dropout(drop_rate),
-            nn.Linear(4096, 4096),
+            Linear(4096, 4096),
             nn.ReLU(inplace=True),
             self.make_last_layer(4096, num_classes),
         )

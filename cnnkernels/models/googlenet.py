@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.inception import AuxiliaryNetwork, Branches, branch, conv_bn_relu
 from cnnkernels.models.registry import register
-from cnnkernels.nn import MaxPool2d
+from cnnkernels.nn import Linear, MaxPool2d
 
 # 1x1; 3x3 reduce, 3x3; "5x5" reduce, "5x5"; pool projection: table 1 of the paper
 _BLOCKS = {
@@ -35,8 +35,8 @@ class InceptionAux(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.conv = conv_bn_relu(in_channels, 128, 1)
-        self.fc1 = nn.Linear(2048, 1024)
-        self.fc2 = nn.Linear(1024, num_classes)
+        self.fc1 = Linear(2048, 1024)
+        self.fc2 = Linear(1024, num_classes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

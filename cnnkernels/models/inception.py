@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
-from cnnkernels.nn import ConvBNAct, FusedBlock, MaxPool2d
+from cnnkernels.nn import ConvBNAct, FusedBlock, Linear, MaxPool2d
 
 Layer = tuple[Any, ...]
 """(channels, kernel_size): stride 1, the size is kept; (channels, kernel_size, stride): no padding."""
@@ -162,6 +162,6 @@ class AuxiliaryNetwork(Network):
             head: Any = self._modules.get(name)
             if head is not None:
                 old = getattr(head, last)
-                new = nn.Linear(old.in_features, num_classes).to(old.weight.device, old.weight.dtype)
+                new = Linear(old.in_features, num_classes).to(old.weight.device, old.weight.dtype)
                 self.initialise(f"{name}.{last}", new)
                 setattr(head, last, new)

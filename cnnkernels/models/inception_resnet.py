@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cnnkernels.models.inception import Branches, Layer, branch, conv_bn_relu
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import MaxPool2d
+from cnnkernels.nn import Linear, MaxPool2d
 
 
 class Residual(Branches):
@@ -140,7 +140,7 @@ class InceptionResNetV1(_InceptionResNet):
         self.repeat_3 = _repeated(5, lambda: Residual(1792, block8, 0.20))
         self.block8 = Residual(1792, block8, 1.0, relu=False)
         self.dropout = nn.Dropout(drop_rate)
-        self.last_linear = nn.Linear(1792, 512, bias=False)
+        self.last_linear = Linear(1792, 512, bias=False)
         self.last_bn = nn.BatchNorm1d(512, eps=1e-3)
         self.logits: Any = self.make_last_layer(512, num_classes)
         rest = [(256, 8), (256, 8), (896, 16), (896, 16), *[(1792, 32)] * 3]

@@ -16,7 +16,7 @@ from cnnkernels.models.inception import AuxiliaryNetwork, Mixed, Path, conv_bn_r
 from cnnkernels.models.layout import Layer, Names, register_layout
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import MaxPool2d, _unit
+from cnnkernels.nn import Linear, MaxPool2d, _unit
 
 
 def _a(pool: int) -> tuple[Path, ...]:
@@ -132,7 +132,7 @@ class InceptionAux(nn.Module):
         super().__init__()
         self.conv0 = conv_bn_relu(in_channels, 128, 1)
         self.conv1 = conv_bn_relu(128, 768, 5, 1, 0)
-        self.fc = nn.Linear(768, num_classes)
+        self.fc = Linear(768, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.conv1(self.conv0(F.avg_pool2d(x, 5, 3))).mean((2, 3)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnnkernels.models.mobile import initialise_layer, round_channels
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import MBConv, conv_bn_act
+from cnnkernels.nn import Linear, MBConv, conv_bn_act
 
 # kernel_size, hidden channels, channels, squeeze-and-excitation, activation, stride
 _Block = tuple[int, int, int, bool, str, int]
@@ -110,7 +110,7 @@ class MobileNetV3(Network):
         self.features = nn.Sequential(*features)
         last = round_channels((last // 2 if reduced_tail else last) * width_mult)
         self.classifier: Any = nn.Sequential(
-            nn.Linear(6 * channels, last),
+            Linear(6 * channels, last),
             nn.Hardswish(inplace=True),
             nn.Dropout(drop_rate, inplace=True),
             self.make_last_layer(last, num_classes),

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnkernels import _backend
-from cnnkernels.nn import FusedBlock
+from cnnkernels.nn import FusedBlock, Linear
+from cnnkernels.nn._trunk import through
 from cnnkernels.nn.sequential import Part
 
 
@@ -63,7 +64,7 @@ class Network(FusedBlock):
         return nn.Identity() if num_classes == 0 else self._classifier(num_features, num_classes)
 
     def _classifier(self, num_features: int, num_classes: int) -> nn.Module:
-        return nn.Linear(num_features, num_classes)
+        return Linear(num_features, num_classes)
 
     def complete(
         self,
@@ -111,19 +112,16 @@ class Network(FusedBlock):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, before the pooling."""
-        x = self._as_computed(x)
-        for step in self.steps():
-            x = step(x)
-        return x
+        return through(self, self.steps(), self._as_computed(x))  # type: ignore[no-any-return]
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
         """The feature maps of a ``features_only`` network."""
         assert self._maps is not None
-        x, maps = self._as_computed(x), []
-        for i, step in enumerate(self.steps()[: self._maps[-1] + 1]):
-            x = step(x)
-            if i in self._maps:
-                maps.append(x)
+        x, steps, start, maps = self._as_computed(x), self.steps(), 0, []
+        for i in self._maps:
+            x = through(self, steps[start : i + 1], x, ("route", start))
+            maps.append(x)
+            start = i + 1
         return maps
 
     def forward_head(self, x: Tensor) -> Tensor:

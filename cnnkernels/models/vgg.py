@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import FusedSequential, MaxPool2d
+from cnnkernels.nn import FusedSequential, Linear, MaxPool2d
 
 _WIDTHS = (64, 128, 256, 512, 512)
 
@@ -56,10 +56,10 @@ class VGG(Network):
         self.features = FusedSequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.classifier: Any = nn.Sequential(
-            nn.Linear(512 * 7 * 7, 4096),
+            Linear(512 * 7 * 7, 4096),
             nn.ReLU(inplace=True),
             nn.Dropout(drop_rate),
-            nn.Linear(4096, 4096),
+            Linear(4096, 4096),
             nn.ReLU(inplace=True),
             nn.Dropout(drop_rate),
             self.make_last_layer(4096, num_classes),

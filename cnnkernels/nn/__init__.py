@@ -14,6 +14,7 @@ from cnnkernels.nn.blocks import (
 )
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
 from cnnkernels.nn.conv_same import Conv2dSame
+from cnnkernels.nn.linear import Linear
 from cnnkernels.nn.max_pool import MaxPool2d
 from cnnkernels.nn.mbconv import MBConv, StochasticDepth
 from cnnkernels.nn.repvgg import RepVGGBlock
@@ -31,6 +32,7 @@ __all__ = [
     "FusedBlock",
     "FusedSequential",
     "InvertedResidual",
+    "Linear",
     "MBConv",
     "MaxPool2d",
     "Mish",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from cnnkernels import _ext
 from cnnkernels.nn import _unit
-from cnnkernels.nn._block_plan import Chain, Plan, chain_of, plan_of
+from cnnkernels.nn._chain import Chain, chain_of
+from cnnkernels.nn._plan import Plan, kept_plan, snapshot_of
 from cnnkernels.nn.sequential import FusedSequential
 
 _AVAILABLE = _ext.has_kernel("shuffle_stage", "cpu")
-_KEY = "shuffle unit"
 
 Branches = tuple[Any, Any]  # left and right; a left one without children passes the left half of the channels
 
@@ -28,13 +29,7 @@ def _fit(left: Chain, right: Chain, x: Tensor) -> bool:
     )
 
 
-def _plan(left: FusedSequential, right: FusedSequential, x: Tensor) -> Plan | None:
-    """Its arguments: weights, window, and (channels, activations, slope)."""
-    kept = right._folds.get(_KEY)
-    if kept is not None:
-        if not kept or kept.holds():
-            return kept or None
-        del right._folds[_KEY]
+def _make(left: FusedSequential, right: FusedSequential, x: Tensor) -> Plan | None | bool:
     branch, other = chain_of(right), chain_of(left) if left else None
     ours = (
         branch is not None
@@ -43,42 +38,71 @@ def _plan(left: FusedSequential, right: FusedSequential, x: Tensor) -> Plan | No
         and (not left or (other is not None and _fit(other, branch, x)))
     )
     if not ours or branch is None:
-        right._folds[_KEY] = False  # nothing but another structure makes it one: ask no more
+        return False
+    sources, others = branch.sources(), other.sources() if other else ()
+    if sources is None or others is None or not _unit.untouched(left, FusedSequential):
         return None
+    weights = (*(other.folded()[1:] if other else ()), *branch.folded())
+    arguments = weights, 2 * branch.out_channels, branch.window(x), branch.acts, branch.slope
+    snapshot = snapshot_of([*branch.modules(), *(other.modules() if other else [left])])
+    return Plan("shuffle_stage", arguments, branch.channels * (1 if other else 2), snapshot, (*sources, *others))
 
-    def arguments() -> tuple[Any, ...]:
-        beside = other.folded()[1:] if other else ()
-        return (*beside, *branch.folded()), branch.window(x), (2 * branch.out_channels, branch.acts, branch.slope)
 
-    chains = (branch,) if other is None else (branch, other)
-    plan = plan_of(chains, branch.channels * (1 if other else 2), arguments, empty=() if other else (left,))
-    if plan is not None:
-        right._folds[_KEY] = plan
-    return plan
+def plans_of(units: Sequence[Branches], x: Tensor) -> list[Plan] | None:
+    """Of each unit; None unless they are one stage."""
+    plans: list[Plan] = []
+    channels: int = x.shape[1]
+    for left, right in units:
+        if not _AVAILABLE or type(left) is not FusedSequential or type(right) is not FusedSequential:
+            return None
+        plan = kept_plan(right, ("shuffle unit", left), partial(_make, left, right, x))
+        if plan is None or plan.channels != channels:
+            return None
+        if plans and (left or _rest(plan) != _rest(plans[0])):
+            return None
+        plans.append(plan)
+        channels = plan.arguments[1]
+    return plans
+
+
+def _rest(plan: Plan) -> tuple[Any, ...]:
+    """What all units of a stage have in common."""
+    _, channels, _, acts, slope = plan.arguments
+    return channels, acts, slope
+
+
+def joined(plans: Sequence[Plan]) -> tuple[Any, ...]:
+    """The arguments of the kernel for all of them."""
+    channels, acts, slope = _rest(plans[0])
+    weights: list[Tensor] = []
+    windows: list[int] = []
+    for plan in plans:
+        weights += plan.arguments[0]
+        windows += plan.arguments[2]
+    return weights, channels, windows, acts, slope
+
+
+def stage_plan(units: Sequence[Branches], x: Tensor) -> Plan | None:
+    """All units as one plan."""
+    plans = plans_of(units, x)
+    if not plans:
+        return None
+    snapshot = snapshot_of([])
+    for plan in plans:
+        snapshot.add(plan.snapshot)
+    sources = tuple(t for plan in plans for t in plan.sources)
+    return Plan("shuffle_stage", joined(plans), plans[0].channels, snapshot, sources)
 
 
 def shuffle_stage(units: Sequence[Branches], x: Any) -> Tensor | None:
     """The last unit's ``channel_shuffle(cat(left(x), right(x)), 2)``; None where that cannot be one call."""
-    if not _AVAILABLE or not _unit.plain_image(x):
+    if not _unit.plain_image(x):
         return None
-    weights: list[Tensor] = []
-    windows: list[int] = []
-    channels: int = x.shape[1]
-    rest: Any = None
-    for left, right in units:
-        if type(left) is not FusedSequential or type(right) is not FusedSequential:
-            return None
-        plan = _plan(left, right, x)
-        if plan is None or plan.channels != channels or plan.needs_gradient(x):
-            return None
-        if rest is not None and (left or plan.arguments[2] != rest):
-            return None
-        of_unit, window, rest = plan.arguments
-        weights += of_unit
-        windows += window
-        channels = rest[0]
+    plans = plans_of(units, x)
+    if not plans or any(plan.needs_gradient(x) for plan in plans):
+        return None
     try:
-        y: Tensor = _ext.direct_ops.shuffle_stage(x, weights, channels, windows, *rest[1:])
+        y: Tensor = _ext.direct_ops.shuffle_stage(x, *joined(plans))
     except RuntimeError:
         # A window or an instruction set that the kernel does not take: the modules run, or say what is wrong.
         return None

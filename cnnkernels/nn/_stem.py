@@ -19,7 +19,7 @@ _AVAILABLE = _ext.has_kernel("stem_conv", "cpu")
 _MOST_CHANNELS = 4
 
 
-def _reorder(weight: Tensor, shift: Tensor) -> Tensor:
+def reorder(weight: Tensor, shift: Tensor) -> Tensor:
     """[K, C, kh, kw] as the kernel meets it in a channels_last x: [K, kh, kw, C]."""
     return pack(weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1, 1, 1), shift)
 
@@ -44,7 +44,7 @@ def run(
     owner: FoldsBatchNorm, name: Any, x: Tensor, conv: Any, bn: Any, act: str, padding: tuple[int, ...]
 ) -> Tensor | None:
     """``act(bn(conv(x)))`` where it ``suits``; None where the kernel does not take it after all."""
-    folded = owner.folded((name, "stem"), conv, bn, torch.float32, into_weight=True, reorder=_reorder)
+    folded = owner.folded((name, "stem"), conv, bn, torch.float32, into_weight=True, reorder=reorder)
     try:
         y: Tensor = _ext.direct_ops.stem_conv(
             x, folded.weight, conv.out_channels, conv.kernel_size, conv.stride, padding, *_activation.parse(act)

@@ -76,7 +76,7 @@ def ordinary_call(x: object) -> bool:
     return torch.compiler.is_compiling() or _FUNCTORCH_LEVEL() is None
 
 
-def plain_image(x: Any) -> bool:
+def plain_tensor(x: Any) -> bool:
     """Whether x is what the kernels without an op of their own take, and nobody wants to see the modules."""
     return (
         type(x) is Tensor
@@ -86,10 +86,12 @@ def plain_image(x: Any) -> bool:
         and not _op._dispatcher_is_needed()
         and x.is_cpu
         and x.dtype is torch.float32
-        and x.dim() == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and x.numel() > 0
     )
+
+
+def plain_image(x: Any) -> bool:
+    """The same of an image in channels_last."""
+    return plain_tensor(x) and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and x.numel() > 0
 
 
 def is_depthwise(conv: nn.Module | None) -> bool:
@@ -158,7 +160,7 @@ def run(
     fused_act = activation_name(act) if act is None or untouched(act, type(act)) else None
     may_read = conv is not None and fully_readable(conv)
     depthwise = may_read and is_depthwise(conv)
-    foldable = may_read and not depthwise and _may_fold_weights(x, conv, bn)
+    foldable = may_read and not depthwise and may_fold_weights(x, conv, bn)
     if foldable and fused_act is not None and shortcut is None and _pointwise.suits(x, conv, residual):
         return _pointwise.run(owner, name, x, conv, bn, fused_act, residual)
     if foldable and fused_act is not None and shortcut is residual is None and _stem.suits(x, conv, fused_act):
@@ -210,7 +212,7 @@ def _folded_depthwise(
     )
 
 
-def _may_fold_weights(x: Tensor, conv: Any, bn: Any) -> bool:
+def may_fold_weights(x: Tensor, conv: Any, bn: Any) -> bool:
     """Whether to give the convolution folded weights and a bias, instead of conv + ``bn_act``.
 
     On a CPU a convolution adds its bias for free.  cuDNN's bias is a pass of its own, half types would round the

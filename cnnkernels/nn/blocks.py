@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from cnnkernels import ops
 from cnnkernels.nn import _unit
 from cnnkernels.nn._block import FusedBlock
-from cnnkernels.nn._block_plan import Squeeze
-from cnnkernels.nn._inverted_residual import inverted_residual
-from cnnkernels.nn._shuffle_stage import shuffle_stage
+from cnnkernels.nn._chain import Squeeze
+from cnnkernels.nn._inverted_residual import inverted_residual, plan_of
+from cnnkernels.nn._plan import Plan, snapshot_of
+from cnnkernels.nn._shuffle_stage import shuffle_stage, stage_plan
 from cnnkernels.nn.activation import activation_name, create_activation
 from cnnkernels.nn.conv import same_padding
 from cnnkernels.nn.sequential import FusedSequential
@@ -80,6 +81,9 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return inverted_residual(self.conv, x, self.use_res_connect)
+
+    def _plan(self, x: Tensor) -> Plan | None:
+        return plan_of(self.conv, x, self.use_res_connect)
 
 
 class Fire(FusedBlock):
@@ -187,6 +191,14 @@ class ShuffleStage(nn.Sequential):
         for unit in units:
             x = unit(x, split=True)
         return last(x)
+
+    def _plan(self, x: Tensor) -> Plan | None:
+        if not all(_unit.untouched(unit, ShuffleUnit) for unit in self):
+            return None
+        plan = stage_plan([(unit.branch1, unit.branch2) for unit in self], x)
+        if plan is not None:
+            plan.snapshot.add(snapshot_of(self))
+        return plan
 
 
 class SqueezeExcite(Squeeze):

@@ -11,6 +11,8 @@ from cnnkernels import _backend
 from cnnkernels._op import REGISTRY
 from cnnkernels.nn import _unit
 from cnnkernels.nn._fold import FoldsBatchNorm, fold
+from cnnkernels.nn._plan import Plan
+from cnnkernels.nn._unit_plan import unit_plan
 from cnnkernels.nn.activation import create_activation
 from cnnkernels.nn.conv_same import Conv2dSame
 
@@ -126,6 +128,9 @@ class ConvBNAct(FoldsBatchNorm):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return _unit.run(self, None, x, self.conv, self.bn, self.act, residual)
+
+    def _plan(self, x: Tensor) -> Plan | None:
+        return unit_plan(self, x, self.conv, self.bn, self.act)
 
     def fuse(self) -> Self:
         """This module without BatchNorm, equal in evaluation: BatchNorm is folded into a new convolution with a bias.

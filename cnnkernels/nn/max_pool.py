@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnnkernels import _ext
 from cnnkernels.nn import _unit
+from cnnkernels.nn._plan import Plan, snapshot_of
 
 _AVAILABLE = _ext.has_kernel("max_pool", "cpu")
 
@@ -31,17 +32,21 @@ class MaxPool2d(nn.MaxPool2d):
         return super().forward(x) if y is None else y
 
     def _without_indices(self, x: Tensor) -> Tensor | None:
-        if (
-            not _AVAILABLE
-            or self.return_indices
-            or self.dilation not in (1, (1, 1))
-            or not _unit.plain_image(x)
-            or (x.requires_grad and torch.is_grad_enabled())
-        ):
+        arguments = self._arguments()
+        if arguments is None or not _unit.plain_image(x) or (x.requires_grad and torch.is_grad_enabled()):
             return None
-        window = _pair(self.kernel_size), _pair(self.stride), _pair(self.padding)
         try:
-            y: Tensor = _ext.direct_ops.max_pool(x, *window, self.ceil_mode)
+            y: Tensor = _ext.direct_ops.max_pool(x, *arguments)
         except RuntimeError:
             return None  # a window that does not fit: torch says so
         return y
+
+    def _arguments(self) -> tuple[Any, ...] | None:
+        """Of the kernel; None for what it does not do."""
+        if not _AVAILABLE or self.return_indices or self.dilation not in (1, (1, 1)):
+            return None
+        return _pair(self.kernel_size), _pair(self.stride), _pair(self.padding), self.ceil_mode
+
+    def _plan(self, x: Tensor) -> Plan | None:
+        arguments = self._arguments()
+        return None if arguments is None else Plan("max_pool", arguments, x.shape[1], snapshot_of([]), ())

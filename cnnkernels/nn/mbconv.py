@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnkernels.nn._inverted_residual import inverted_residual
+from cnnkernels.nn._inverted_residual import inverted_residual, plan_of
+from cnnkernels.nn._plan import Plan
 from cnnkernels.nn.blocks import SqueezeExcite, conv_bn_act
 from cnnkernels.nn.sequential import FusedSequential
 
@@ -85,6 +86,12 @@ class MBConv(nn.Module):
         self.stochastic_depth: Any = StochasticDepth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.use_res_connect and self.training and self.stochastic_depth.p:
+        if self._drops():
             return self.stochastic_depth(self.block(x)) + x
         return inverted_residual(self.block, x, self.use_res_connect)
+
+    def _drops(self) -> bool:
+        return self.use_res_connect and self.training and self.stochastic_depth.p > 0
+
+    def _plan(self, x: Tensor) -> Plan | None:
+        return None if self._drops() else plan_of(self.block, x, self.use_res_connect)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from cnnkernels.nn import _unit
 from cnnkernels.nn._fold import FoldsBatchNorm
+from cnnkernels.nn._plan import Plan
+from cnnkernels.nn._unit_plan import unit_plan
 from cnnkernels.nn.activation import activation_name
 from cnnkernels.nn.conv import ConvBNAct, can_fold, fold_conv
 
@@ -27,6 +29,13 @@ class FusedSequential(nn.Sequential, FoldsBatchNorm):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return self._run(x, 0, len(self._modules), residual)
+
+    def _plan(self, x: Tensor) -> Plan | None:
+        runs = list(self._runs(0, len(self._modules)))
+        if len(runs) != 1 or runs[0][1] is None:
+            return None
+        _, conv, bn, act, _ = runs[0]
+        return unit_plan(self, x, conv, bn, act)
 
     def part(self, start: int, stop: int) -> Part:
         """The children from ``start`` up to ``stop``, to be called as one."""

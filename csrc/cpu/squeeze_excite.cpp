@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "dense.h"
 #include "simd.h"
 
 namespace ck::cpu::CK_ISA {
@@ -17,24 +18,6 @@ constexpr int64_t kStripElements = 32768;  // of a channels_last image, summed i
 
 int64_t grain(int64_t elements_per_item) {
   return std::max<int64_t>(1, kTaskElements / std::max<int64_t>(1, elements_per_item));
-}
-
-// f(i, valid lanes) over n elements.
-template <class T, class F>
-CK_INLINE void for_vectors(int64_t n, F&& f) {
-  constexpr int N = V<T>::N;
-  int64_t i = 0;
-  for (; i + N <= n; i += N) f(i, N);
-  if (i < n) f(i, static_cast<int>(n - i));
-}
-template <class T>
-CK_INLINE V<T> at(const T* p, int lanes) {
-  return lanes == V<T>::N ? vload(p) : vload_n(p, lanes);
-}
-template <class T>
-CK_INLINE void put(T* p, V<T> v, int lanes) {
-  if (lanes == V<T>::N) store(p, v);
-  else store_n(p, v, lanes);
 }
 
 template <class T>
@@ -95,47 +78,6 @@ void sum_pixels(const T* x, const T* dy, int64_t n, int64_t C, Acc<T>* sx, Acc<T
 }
 
 // ---- the two layers --------------------------------------------------------------------------------------------------
-
-// out[image, row] = bias[row] + sum_k w[row, k] * in[image, k] for ROWS rows and IMAGES images: each loaded vector of
-// weights and of inputs is used IMAGES and ROWS times.
-template <class T, int ROWS, int IMAGES>
-CK_INLINE void dense_tile(const T* w, const T* bias, const Acc<T>* in, int64_t K, Acc<T>* out, int64_t out_stride) {
-  using A = Acc<T>;
-  V<T> acc[ROWS][IMAGES];
-  for (auto& row : acc)
-    for (auto& v : row) v = V<T>(0.f);
-  for_vectors<T>(K, [&](int64_t k, int lanes) __attribute__((always_inline)) {
-    V<T> vs[IMAGES];
-    for (int i = 0; i < IMAGES; ++i) vs[i] = at<A>(in + i * K + k, lanes);
-    for (int r = 0; r < ROWS; ++r) {
-      const V<T> vw = at(w + r * K + k, lanes);
-      for (int i = 0; i < IMAGES; ++i) acc[r][i] = fma(vw, vs[i], acc[r][i]);
-    }
-  });
-  for (int r = 0; r < ROWS; ++r) {
-    A b = 0;
-    if (bias) b = sum(vload_n(bias + r, 1));
-    for (int i = 0; i < IMAGES; ++i) out[i * out_stride + r] = sum(acc[r][i]) + b;
-  }
-}
-
-template <class T, int IMAGES>
-void dense_images(const T* w, const T* bias, const Acc<T>* in, int64_t begin, int64_t end, int64_t K, Acc<T>* out,
-                  int64_t out_stride) {
-  int64_t r = begin;
-  for (; r + 4 <= end; r += 4)
-    dense_tile<T, 4, IMAGES>(w + r * K, bias ? bias + r : nullptr, in, K, out + r, out_stride);
-  for (; r < end; ++r) dense_tile<T, 1, IMAGES>(w + r * K, bias ? bias + r : nullptr, in, K, out + r, out_stride);
-}
-
-// Rows [begin, end) of out[N, rows] = in[N, K] * w[rows, K]^T + bias.
-template <class T>
-void dense(const T* w, const T* bias, const Acc<T>* in, int64_t begin, int64_t end, int64_t K, int64_t N, Acc<T>* out,
-           int64_t rows) {
-  int64_t n = 0;
-  for (; n + 4 <= N; n += 4) dense_images<T, 4>(w, bias, in + n * K, begin, end, K, out + n * rows, rows);
-  for (; n < N; ++n) dense_images<T, 1>(w, bias, in + n * K, begin, end, K, out + n * rows, rows);
-}
 
 // Columns [begin, end) of out[N, columns] = in[N, rows] * w[rows, columns].
 template <class T>

@@ -38,6 +38,21 @@ void define(const char* name) {
   definitions().push_back([name](py::module_& m) { m.def(name, Kernel, py::call_guard<py::gil_scoped_release>()); });
 }
 
+// A call on an image that is still to come: everything else it takes is bound, tensors with what they hold by then.
+struct Step {
+  std::function<torch::stable::Tensor(const torch::stable::Tensor&)> run;
+};
+
+// cnnkernels._C.direct.bound.<name>(all arguments but x) -> Step.
+template <class... A>
+void define_bound(const char* name, torch::stable::Tensor (*kernel)(const torch::stable::Tensor&, A...)) {
+  definitions().push_back([=](py::module_& m) {
+    py::module_(m.attr("bound")).def(name, [kernel](std::decay_t<A>... arguments) {
+      return Step{[kernel, arguments...](const torch::stable::Tensor& x) { return kernel(x, arguments...); }};
+    });
+  });
+}
+
 }  // namespace ck::direct
 
 namespace pybind11::detail {

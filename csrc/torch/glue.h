@@ -175,6 +175,15 @@ void cpu_kernel(torch::stable::detail::StableLibrary& m, const char* name) {
 #endif
 }
 
+// The same of a kernel whose first argument is an image: also as a step of a plan (direct.h).
+template <auto Kernel>
+void cpu_step(torch::stable::detail::StableLibrary& m, const char* name) {
+  cpu_kernel<Kernel>(m, name);
+#ifndef CK_HOST_CUDA
+  direct::define_bound(name, Kernel);
+#endif
+}
+
 // PyTorch's own thread pool.
 inline cpu::Pool torch_pool() {
   return {[](int64_t b, int64_t e, int64_t grain, cpu::Pool::Body body, void* c) {

@@ -128,8 +128,8 @@ CK_NATIVE_OPS(m) {
   m.def("shuffle_stage(Tensor x, Tensor[] weights, int channels, int[] windows, int[] acts, float slope) -> Tensor");
 }
 CK_CPU_IMPL(m) {
-  cpu_kernel<&inverted_residual_cpu>(m, "inverted_residual");
-  cpu_kernel<&shuffle_stage_cpu>(m, "shuffle_stage");
+  cpu_step<&inverted_residual_cpu>(m, "inverted_residual");
+  cpu_step<&shuffle_stage_cpu>(m, "shuffle_stage");
 }
 
 }  // namespace ck::glue

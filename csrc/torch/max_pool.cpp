@@ -35,6 +35,6 @@ namespace {
 }  // namespace
 
 CK_NATIVE_OPS(m) { m.def("max_pool(Tensor x, int[] kernel, int[] stride, int[] padding, bool ceil_mode) -> Tensor"); }
-CK_CPU_IMPL(m) { cpu_kernel<&max_pool_cpu>(m, "max_pool"); }
+CK_CPU_IMPL(m) { cpu_step<&max_pool_cpu>(m, "max_pool"); }
 
 }  // namespace ck::glue

@@ -1,6 +1,7 @@
 // The pybind11 module cnnkernels._C.  Importing it registers the native ops (static initialisers of the other files in
 // this folder); what it holds itself is what a person may ask about the build and the CPU.
 #include <string>
+#include <vector>
 
 #include "../cpu/isa.h"
 #include "direct.h"
@@ -20,7 +21,19 @@ static py::object direct_functions(py::module_& m) {
     return py::none();
   }
   py::module_ direct = m.def_submodule("direct", "The CPU kernels, past PyTorch's dispatcher (csrc/torch/direct.h).");
+  // Before what makes and takes them.
+  py::class_<ck::direct::Step>(direct, "Step", "A call on an image that is still to come.");
+  direct.def_submodule("bound", "Steps: direct functions with all arguments but the image.");
   for (const auto& define : ck::direct::definitions()) define(direct);
+  direct.def(
+      "run",
+      [](const torch::stable::Tensor& x, const std::vector<const ck::direct::Step*>& steps) {
+        torch::stable::Tensor y = x;
+        for (const auto* step : steps) y = step->run(y);
+        return y;
+      },
+      py::call_guard<py::gil_scoped_release>(),
+      "Steps one after the other, each on the image that the one before made.");
   return direct;
 }
 

@@ -84,7 +84,7 @@ CK_NATIVE_OPS(m) {
 CK_CPU_IMPL(m) {
   cpu_kernel<&pointwise_cpu>(m, "pointwise");
   cpu_kernel<&pointwise_pack_cpu>(m, "pointwise_pack");
-  cpu_kernel<&pointwise_packed_cpu>(m, "pointwise_packed");
+  cpu_step<&pointwise_packed_cpu>(m, "pointwise_packed");
 }
 
 }  // namespace ck::glue

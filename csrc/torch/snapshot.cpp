@@ -67,9 +67,65 @@ bool Snapshot::holds() const {
   return true;
 }
 
+void Snapshot::add(const Snapshot& other) {
+  const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+  append(types_, other.types_), append(items_, other.items_), append(all_items_, other.all_items_);
+  append(tensors_, other.tensors_);
+}
+
+int Snapshot::traverse(visitproc visit, void* arg) const {
+  for (const auto& t : types_) {
+    Py_VISIT(t.object.ptr());
+    Py_VISIT(t.type.ptr());
+  }
+  for (const auto& i : items_) {
+    Py_VISIT(i.dict.ptr());
+    Py_VISIT(i.key.ptr());
+    Py_VISIT(i.value.ptr());
+  }
+  for (const auto& all : all_items_) {
+    Py_VISIT(all.dict.ptr());
+    for (const auto& value : all.values) Py_VISIT(value.ptr());
+  }
+  for (const auto& t : tensors_) Py_VISIT(t.tensor.ptr());
+  return 0;
+}
+
+void Snapshot::clear() {
+  // Taken out first: what goes with the last reference may come back here.
+  const Snapshot gone = std::move(*this);
+  types_.clear(), items_.clear(), all_items_.clear(), tensors_.clear();
+}
+
+namespace {
+
+// The snapshot in a Python object; null while that is being made.
+Snapshot* snapshot_in(PyObject* self) {
+  const bool made = reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder().holder_constructed();
+  return made ? &py::cast<Snapshot&>(py::handle(self)) : nullptr;
+}
+
+void collect_garbage(PyHeapTypeObject* heap_type) {
+  PyTypeObject& type = heap_type->ht_type;
+  type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    const Snapshot* const s = snapshot_in(self);
+    return s ? s->traverse(visit, arg) : 0;
+  };
+  type.tp_clear = [](PyObject* self) {
+    if (Snapshot* const s = snapshot_in(self)) s->clear();
+    return 0;
+  };
+}
+
+}  // namespace
+
 void define_snapshot(py::module_& m) {
-  py::class_<Snapshot>(m, "Snapshot", "What some Python objects were like (csrc/torch/snapshot.h).")
+  py::class_<Snapshot>(m, "Snapshot", "What some Python objects were like (csrc/torch/snapshot.h).",
+                       py::custom_type_setup(collect_garbage))
       .def(py::init<>())
+      .def("add", &Snapshot::add, "All that another one saw.")
       .def("type", &Snapshot::type, "The object's class.")
       .def("item", &Snapshot::item, "The object under a key, or that there is none.")
       .def("items", &Snapshot::items, "All values of a dict, in order.")

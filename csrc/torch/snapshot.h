@@ -15,7 +15,12 @@ class Snapshot {
   void item(pybind11::dict dict, pybind11::object key);  // dict[key] stays the very object it is, or away
   void items(pybind11::dict dict);                       // so do all values, and no other comes
   void tensor(pybind11::object tensor);                  // its version counter and address stay
+  void add(const Snapshot& other);                       // all that the other saw
   bool holds() const;
+
+  // For Python's garbage collector: modules own the plans that own their snapshots.
+  int traverse(visitproc visit, void* arg) const;
+  void clear();
 
  private:
   struct Typed {

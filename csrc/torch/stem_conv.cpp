@@ -42,6 +42,6 @@ CK_NATIVE_OPS(m) {
       "stem_conv(Tensor x, Tensor packed, int channels, int[] kernel, int[] stride, int[] padding, int act, float "
       "slope) -> Tensor");
 }
-CK_CPU_IMPL(m) { cpu_kernel<&stem_conv_cpu>(m, "stem_conv"); }
+CK_CPU_IMPL(m) { cpu_step<&stem_conv_cpu>(m, "stem_conv"); }
 
 }  // namespace ck::glue

@@ -1,10 +1,4 @@
-"""Blocks of convolutions that run as one call in evaluation on a CPU, storing no map in between.
-
-Which modules a block consists of, their folded and packed weights, and everything these depend on are kept as a plan; a call
-asks only whether all of it is still so (3 us a block, where finding it out costs 50 us a convolution).  Like folded weights,
-plans are dropped by ``train()``, ``eval()``, ``to()`` and ``load_state_dict``, and a write through ``tensor.data`` is not
-seen.
-"""
+"""Expansion, depthwise convolution, squeeze-and-excitation, projection: what such a block consists of, and its weights."""
 
 from __future__ import annotations
 
@@ -54,8 +48,29 @@ class Chain:
         return self.units[-1][0].out_channels  # type: ignore[no-any-return]
 
     def modules(self) -> list[Any]:
-        squeeze = [] if self.squeeze is None else [self.squeeze]
+        squeeze = [] if self.squeeze is None else list(self.squeeze.modules())
         return [*self.sequentials, *(m for unit in self.units for m in unit if m is not None), *squeeze]
+
+    def sources(self) -> tuple[Tensor, ...] | None:
+        """The tensors that it computes with; None where one of its modules wants to be called."""
+        units, layers = self.units, ()
+        if self.squeeze is not None:
+            parts = self.squeeze.parts()
+            if parts is None:
+                return None
+            layers = parts[:2]  # type: ignore[assignment]
+        of_all = [t for conv, bn, _ in units for t in sources_of(conv, bn)] + [
+            t for layer in layers for t in sources_of(layer, None)
+        ]
+        tensors = tuple(t for t in of_all if t is not None)
+        if (
+            not all(_unit.untouched(m, type(m)) for m in self.modules())
+            or not all(_unit.fully_readable(conv) and _unit.fully_readable_norm(bn) for conv, bn, _ in units)
+            or any(bn.training or bn.running_mean is None for _, bn, _ in units)
+            or any(t.dtype is not torch.float32 or not t.is_cpu or t.is_inference() for t in tensors)
+        ):
+            return None
+        return tensors
 
     def window(self, x: Tensor) -> Any:
         conv = self.units[-2][0]
@@ -120,72 +135,3 @@ def chain_of(block: FusedSequential) -> Chain | None:
     slope = next((slope for name, (_, slope) in zip(names, parsed, strict=True) if name != "identity"), 0.0)
     first = codes[0] if len(codes) == 3 else _activation.CODES["identity"]
     return Chain(tuple(sequentials), tuple(units), squeeze, (first, codes[-2], codes[-1]), slope)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A kernel's arguments, and what all that they follow from was like."""
-
-    snapshot: Any  # _C.Snapshot
-    sources: tuple[Tensor, ...]
-    channels: int  # of x
-    arguments: tuple[Any, ...]
-
-    def holds(self) -> bool:
-        return self.snapshot.holds()  # type: ignore[no-any-return]
-
-    def needs_gradient(self, x: Tensor) -> bool:
-        return torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in self.sources))
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def _snapshot(modules: list[Any]) -> Any:
-    """Whatever of the modules decides whether and what they compute, see ``_unit.untouched``."""
-    seen = _ext.module.Snapshot()  # type: ignore[union-attr]
-    for m in modules:
-        seen.type(m)
-        attributes = vars(m)
-        seen.item(attributes, "forward")
-        for name in _HOOKS:
-            seen.item(attributes, name)
-            seen.items(attributes[name])
-        names: tuple[str, ...]
-        if isinstance(m, nn.Conv2d):
-            names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-        elif isinstance(m, nn.BatchNorm2d):
-            names = ("training", "eps")
-        else:
-            names = tuple(name for name in attributes if name[0] != "_" and name != "training")
-        for name in names:
-            seen.item(attributes, name)
-        if isinstance(m, Squeeze):
-            continue  # what it consists of it says itself, at every call
-        for name in ("_parameters", "_buffers", "_modules"):
-            seen.item(attributes, name)
-            seen.items(attributes[name])
-            for t in attributes[name].values():
-                if isinstance(t, Tensor) and t.dtype is torch.float32:
-                    seen.tensor(t)
-    return seen
-
-
-def plan_of(
-    chains: tuple[Chain, ...], channels: int, arguments: Any, empty: tuple[FusedSequential, ...] = ()
-) -> Plan | None:
-    """The plan of these modules as they are now; None where something wants them called.
-
-    arguments: makes the kernel's, once it is known that it may.  empty: sequentials that have to stay without children.
-    """
-    modules = [*empty, *(m for chain in chains for m in chain.modules())]
-    units = [unit for chain in chains for unit in chain.units]
-    sources = [t for conv, bn, _ in units for t in sources_of(conv, bn) if t is not None]
-    if (
-        not all(_unit.untouched(m, type(m)) for m in modules)
-        or not all(_unit.fully_readable(conv) and _unit.fully_readable_norm(bn) for conv, bn, _ in units)
-        or any(bn.training or bn.running_mean is None for _, bn, _ in units)
-        or any(t.dtype is not torch.float32 or not t.is_cpu or t.is_inference() for t in sources)
-    ):
-        return None
-    return Plan(_snapshot(modules), tuple(sources), channels, arguments())
