@@ -161,3 +161,23 @@ MAX_POOL = [
     Pooling("yolov4", 512, 19, 5, 1, 2),
     Pooling("yolov4", 512, 19, 13, 1, 6),
 ]
+
+
+class Classifier(NamedTuple):
+    """A linear layer behind a network."""
+
+    network: str
+    c_in: int
+    c_out: int
+
+    def name(self, batch: int) -> str:
+        return f"{self.network} {self.c_in}->{self.c_out} b{batch}"
+
+
+CLASSIFIERS = [
+    Classifier("mobilenet_v2", 1280, 1000),
+    Classifier("mobilenet_v3_large", 960, 1280),
+    Classifier("resnet50", 2048, 1000),
+    Classifier("alexnet", 4096, 4096),
+    Classifier("vgg16", 25088, 4096),
+]

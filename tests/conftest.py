@@ -113,3 +113,16 @@ def threads(request):
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["generic", "avx2", "avx512"])
+def isa(request):
+    """The CPU kernels' instruction set."""
+    if _ext.module is None:
+        pytest.skip("needs the extension")
+    before = _ext.module.cpu_isa()
+    if _ext.module.set_cpu_isa(request.param) != request.param:
+        _ext.module.set_cpu_isa(before)
+        pytest.skip(f"this CPU has no {request.param}")
+    yield request.param
+    _ext.module.set_cpu_isa(before)

@@ -53,12 +53,13 @@ class Chain:
 
     def sources(self) -> tuple[Tensor, ...] | None:
         """The tensors that it computes with; None where one of its modules wants to be called."""
-        units, layers = self.units, ()
+        units = self.units
+        layers: tuple[Any, ...] = ()
         if self.squeeze is not None:
             parts = self.squeeze.parts()
             if parts is None:
                 return None
-            layers = parts[:2]  # type: ignore[assignment]
+            layers = parts[:2]
         of_all = [t for conv, bn, _ in units for t in sources_of(conv, bn)] + [
             t for layer in layers for t in sources_of(layer, None)
         ]

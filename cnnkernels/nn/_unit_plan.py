@@ -12,6 +12,7 @@ from cnnkernels.nn import _pointwise, _stem, _unit
 from cnnkernels.nn._fold import FoldsBatchNorm, fold, sources_of
 from cnnkernels.nn._plan import Plan, kept_plan, snapshot_of
 from cnnkernels.nn.activation import activation_name
+from cnnkernels.ops.pointwise_conv_bn_act import pack
 
 
 def unit_plan(owner: FoldsBatchNorm, x: Tensor, conv: Any, bn: Any, act: Any) -> Plan | None:
@@ -38,8 +39,9 @@ def _make(owner: FoldsBatchNorm, x: Tensor, conv: Any, bn: Any, act: Any) -> Pla
     if any(t.dtype is not torch.float32 or t.is_inference() for t in sources):
         return None
     reorder: Any
+    window: tuple[Any, ...]
     if _pointwise.suits(x, conv):
-        function, reorder, window = "pointwise_packed", _pointwise.pack, (None, None)
+        function, reorder, window = "pointwise_packed", pack, (None, None)
     elif _stem.suits(x, conv, name):
         padding = _unit.padding_of(conv, x)
         function, reorder, window = "stem_conv", _stem.reorder, (conv.kernel_size, conv.stride, padding)
