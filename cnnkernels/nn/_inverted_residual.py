@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from cnnkernels import _activation, _ext
-from cnnkernels.nn import _unit
+from cnnkernels.nn import _plan, _unit
 from cnnkernels.nn._chain import chain_of
 from cnnkernels.nn._plan import Plan, kept_plan, snapshot_of
 from cnnkernels.nn.sequential import FusedSequential, plus
 
-_AVAILABLE = _ext.has_kernel("inverted_residual", "cpu")
+_AVAILABLE = _plan.AVAILABLE and _ext.has_kernel("inverted_residual", "cpu")
 
 
 def inverted_residual(block: Any, x: Any, residual: bool) -> Any:

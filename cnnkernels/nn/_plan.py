@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from cnnkernels import _ext
 from cnnkernels.nn._fold import FoldsBatchNorm
 
+AVAILABLE = _ext.module is not None and _ext.module.direct is not None
+"""Whether there are calls past the dispatcher, which plans are made of."""
+
 
 @dataclass(frozen=True)
 class Plan:

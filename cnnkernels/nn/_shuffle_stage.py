@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from cnnkernels import _ext
-from cnnkernels.nn import _unit
+from cnnkernels.nn import _plan, _unit
 from cnnkernels.nn._chain import Chain, chain_of
 from cnnkernels.nn._plan import Plan, kept_plan, snapshot_of
 from cnnkernels.nn.sequential import FusedSequential
 
-_AVAILABLE = _ext.has_kernel("shuffle_stage", "cpu")
+_AVAILABLE = _plan.AVAILABLE and _ext.has_kernel("shuffle_stage", "cpu")
 
 Branches = tuple[Any, Any]  # left and right; a left one without children passes the left half of the channels
 

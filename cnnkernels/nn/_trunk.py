@@ -20,9 +20,7 @@ from torch import Tensor, nn
 from cnnkernels import _ext
 from cnnkernels.nn import _unit
 from cnnkernels.nn._fold import FoldsBatchNorm
-from cnnkernels.nn._plan import Plan, snapshot_of
-
-_AVAILABLE = _ext.module is not None and _ext.module.direct is not None
+from cnnkernels.nn._plan import AVAILABLE, Plan, snapshot_of
 
 Call = Callable[[Tensor], Tensor]
 
@@ -56,7 +54,7 @@ class _Route:
 
 def through(owner: FoldsBatchNorm, steps: Sequence[Call], x: Any, key: Any = "route") -> Any:
     """``steps`` one after the other; the owner, whose parameters theirs are, keeps the route under this key."""
-    if not _AVAILABLE or not _unit.plain_image(x) or _needs_gradient(owner, x):
+    if not AVAILABLE or not _unit.plain_image(x) or _needs_gradient(owner, x):
         for step in steps:
             x = step(x)
         return x

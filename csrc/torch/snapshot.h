@@ -1,10 +1,14 @@
-// How Python objects were when something was derived from them, and whether they still are: for cnnkernels/nn/_block_plan.py.
+// How Python objects were when something was derived from them, and whether they still are: for cnnkernels/nn/_plan.py.
 //
-// A block of nine modules depends on a hundred facts.  Asked from Python they take 7 us, as long as a small convolution; asked
-// from here 1.5 us.
+// A block of nine modules depends on a hundred facts, a network on some thousands, most of them entries of dicts that nobody
+// changes: Python tells whether one was (up to 3.11 by its version tag, then by a watcher), and only then they are looked at.
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace ck {
@@ -26,21 +30,29 @@ class Snapshot {
   struct Typed {
     pybind11::object object, type;
   };
-  struct Item {
-    pybind11::dict dict;
-    pybind11::object key, value;  // value: null if there is none
-  };
+  // Facts about a dict, and how old it was when they were last known to be true.
   struct Items {
     pybind11::dict dict;
+    std::vector<std::pair<pybind11::object, pybind11::object>> values;  // by key; null if there is none
+    mutable uint64_t age;
+  };
+  struct AllItems {
+    pybind11::dict dict;
     std::vector<pybind11::object> values;
+    mutable uint64_t age;
   };
   struct Tensor {
     pybind11::object tensor;
-    long long version, address;
+    torch::stable::Tensor handle;  // the same
+    long long version;
+    const void* address;
   };
+  static bool hold(const Items& some);
+  static bool hold(const AllItems& all);
+
   std::vector<Typed> types_;
-  std::vector<Item> items_;
-  std::vector<Items> all_items_;
+  std::vector<Items> items_;
+  std::vector<AllItems> all_items_;
   std::vector<Tensor> tensors_;
 };
 
