@@ -20,6 +20,7 @@
 
 #include "bn_act.h"
 #include "dwconv_tiles.h"
+#include "finish.h"
 #include "scratch.h"
 
 namespace ck::cpu::CK_ISA {
@@ -113,29 +114,8 @@ struct Conv {
 
   // Activation, residual and rounding of `rows` runs of `width` sums, on their way to y.
   void finish(const A* line, int64_t line_row, int64_t rows, int64_t width, int64_t at, int64_t y_row) const {
-    const VA slope(static_cast<A>(a.slope));
-    with_act(clamp_is_all ? Act::identity : a.act, [&](auto act) {
-      for (int64_t r = 0; r < rows; ++r, line += line_row, at += y_row) {
-        T* to = y() + at;
-        const T* add = a.residual ? static_cast<const T*>(a.residual) + at : nullptr;
-        const auto value = [&](int64_t i)
-                               __attribute__((always_inline)) { return activate<act()>(vload(line + i), slope); };
-        int64_t i = 0;
-        if (!add)  // two vectors a turn keep both FMA pipes busy
-          for (; i + 2 * N <= width; i += 2 * N) {
-            const VA v = value(i), w = value(i + N);
-            store(to + i, v);
-            store(to + i + N, w);
-          }
-        for (; i + N <= width; i += N) store(to + i, add ? value(i) + vload(add + i) : value(i));
-        // Apart, so that the compiler fuses the residual into the last product here as above: the bits must not depend on
-        // where a run ends, because that depends on the number of threads.
-        if (const int n = static_cast<int>(width - i)) {
-          if (add) store_n(to + i, activate<act()>(vload_n(line + i, n), slope) + vload_n(add + i, n), n);
-          else store_n(to + i, activate<act()>(vload_n(line + i, n), slope), n);
-        }
-      }
-    });
+    finish_rows<T>(clamp_is_all ? Act::identity : a.act, static_cast<A>(a.slope), line, line_row, rows, width, y() + at,
+                   a.residual ? static_cast<const T*>(a.residual) + at : nullptr, y_row);
   }
 
   // ---- channels_last ------------------------------------------------------------------------------------------------------

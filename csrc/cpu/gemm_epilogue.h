@@ -1,6 +1,7 @@
 // What becomes of the sums of a matrix product: activation, residual, rounding.
 #pragma once
 #include "../math/activation.h"
+#include "finish.h"
 #include "gemm_tile.h"
 
 namespace ck::cpu::CK_ISA {
@@ -43,31 +44,15 @@ class Epilogue {
     for (int64_t r = 0; r < rows; r += step) {
       p.rows = std::min(step, rows - r);
       panel(p);
-      finish(sums, p.c_row, p.rows, width, at + r * y_row, y_row);
+      const int64_t to = at + r * y_row;
+      finish_rows<T>(clamp_is_all_ ? Act::identity : act_, slope_, sums, p.c_row, p.rows, width, y_ + to,
+                     residual_ ? residual_ + to : nullptr, y_row);
       p.a += step * p.a_row;
       if (p.row_scale) p.row_scale += step, p.row_shift += step;
     }
   }
 
  private:
-  void finish(const A* sums, int64_t pitch, int64_t rows, int64_t width, int64_t at, int64_t y_row) const {
-    const VA slope(slope_);
-    with_act(clamp_is_all_ ? Act::identity : act_, [&](auto act) {
-      for (int64_t r = 0; r < rows; ++r, sums += pitch, at += y_row) {
-        T* to = y_ + at;
-        const T* add = residual_ ? residual_ + at : nullptr;
-        for (int64_t i = 0; i < width; i += N) {
-          VA v = activate<act()>(vload(sums + i), slope);
-          if (const int n = static_cast<int>(std::min<int64_t>(N, width - i)); n == N) {
-            store(to + i, add ? v + vload(add + i) : v);
-          } else {
-            store_n(to + i, add ? v + vload_n(add + i, n) : v, n);
-          }
-        }
-      }
-    });
-  }
-
   T* y_;
   const T* residual_;
   Act act_;

@@ -491,17 +491,19 @@ CK_INLINE F32 m_sigmoid(F32 x) {
   return _mm512_maskz_fmadd_ps(keep, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(1.f)), r, r);
 }
 #elif defined(__AVX2__)
-// The same.  Within the clamps e^-x is a normal number, so that 2^n is an addition to its exponent; and the integer n, times
-// 2^23, is what rounding by addition leaves in the low bits.
-CK_INLINE F32 m_sigmoid(F32 x) {
-  const F32 magic(12582912.f), y = F32(0.f) - m_max(F32(-87.3f), m_min(F32(87.3f), x));
-  const F32 shifted = fma(y, F32(1.44269504088896341f), magic);
-  const F32 p = exp_polynomial(fma(shifted - magic, F32(-0.693147180559945309f), y));
+// The same for both: e^-x + 1, and where it may be used.  Up to the clamp e^-x is a normal number, so that 2^n is an addition
+// to its exponent; and the integer n, times 2^23, is what rounding by addition leaves in the low bits.
+CK_INLINE F32 one_plus_exp_of_minus(F32 x) {
+  const F32 magic(12582912.f), y = m_min(F32(87.3f), x), shifted = fma(y, F32(-1.44269504088896341f), magic);
+  const F32 r = _mm256_fnmsub_ps((shifted - magic).v, _mm256_set1_ps(0.693147180559945309f), y.v);
   const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted.v), 23);
-  const F32 e = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p.v), exponent));
-  const F32 s = m_rcp(F32(1.f) + e);
-  return _mm256_and_ps(s.v, _mm256_cmp_ps(x.v, _mm256_set1_ps(-87.3f), _CMP_NLT_UQ));
+  return F32(1.f) + F32(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(exp_polynomial(r).v), exponent)));
 }
+CK_INLINE F32 zero_where_small(F32 x, F32 v) {  // where e^-x leaves the range; NaN stays
+  return _mm256_and_ps(v.v, _mm256_cmp_ps(x.v, _mm256_set1_ps(-87.3f), _CMP_NLT_UQ));
+}
+CK_INLINE F32 m_sigmoid(F32 x) { return zero_where_small(x, m_rcp(one_plus_exp_of_minus(x))); }
+CK_INLINE F32 m_silu(F32 x) { return zero_where_small(x, _mm256_div_ps(x.v, one_plus_exp_of_minus(x).v)); }
 #endif
 
 // ---- which vector goes with an element type -------------------------------------------------------------------------

@@ -57,6 +57,10 @@ template <class V>
 CK_HD V m_sigmoid(V x) {
   return m_rcp(V(1.f) + m_exp(V(0.f) - x));  // exp may reach its largest value, whose reciprocal is (rounded to) 0
 }
+template <class V>
+CK_HD V m_silu(V x) {
+  return x * m_sigmoid(x);
+}
 
 // y = act(x).  `slope` is used by leaky_relu only.
 template <Act A, class V>
@@ -71,7 +75,7 @@ CK_HD V activate(V x, [[maybe_unused]] V slope) {
   } else if constexpr (A == Act::leaky_relu) {
     return m_where_lt(x, zero, x * slope, x);
   } else if constexpr (A == Act::silu) {
-    return x * m_sigmoid(x);
+    return m_silu(x);
   } else if constexpr (A == Act::hard_swish) {
     return x * m_min(six, m_max(zero, x + three)) * V(1.0 / 6.0);
   } else if constexpr (A == Act::mish) {
