@@ -5,6 +5,7 @@ setup.py configures the tree (CNNKERNELS_BUILD_DIR, default ``build/``); here mo
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -33,8 +34,11 @@ def build(*options: str, targets: tuple[str, ...]) -> pathlib.Path:
     if ninja := shutil.which("ninja"):
         configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-    run(configure)
-    run(["cmake", "--build", str(BUILD), "--parallel", jobs, "--target", *targets])
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "tests.lock").open("w") as lock:  # processes of pytest-xdist take turns
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(configure)
+        run(["cmake", "--build", str(BUILD), "--parallel", jobs, "--target", *targets])
     return BUILD
 
 

@@ -29,6 +29,7 @@ def free_gib() -> float:
 def marks(needed_gib: float) -> list[pytest.MarkDecorator]:
     """For a module's ``pytestmark``: needs the extension and this much free memory."""
     return [
+        pytest.mark.xdist_group("large"),  # one after the other, also where pytest-xdist runs tests side by side
         pytest.mark.skipif(_ext.module is None, reason=str(_ext.error)),
         pytest.mark.skipif(
             free_gib() < needed_gib, reason=f"needs {needed_gib} GiB of free memory, {free_gib():.1f} are there"
