@@ -126,7 +126,9 @@ class Network(FusedBlock):
 
     def forward_head(self, x: Tensor) -> Tensor:
         """Logits of the last feature map: its mean over H and W, dropout, and the head's children one after the other."""
-        x = nn.functional.dropout(x.mean((2, 3)), self.drop_rate, self.training)
+        x = x.mean((2, 3))
+        if self.training:
+            x = nn.functional.dropout(x, self.drop_rate)
         for name in self._head():
             child: Any = self._modules[name]
             x = child(x)

@@ -58,9 +58,9 @@ def through(owner: FoldsBatchNorm, steps: Sequence[Call], x: Any, key: Any = "ro
         for step in steps:
             x = step(x)
         return x
-    route = owner._folds.get(key)
+    route, steps = owner._folds.get(key), list(steps)
     if route is None or route.steps != steps or not route.snapshot.holds():
-        x, owner._folds[key] = _explore(list(steps), x)
+        x, owner._folds[key] = _explore(steps, x)
         return x
     for leg in route.legs:
         x = leg(x)
