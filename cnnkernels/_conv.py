@@ -60,6 +60,11 @@ def _padding(
         _check.fail(op, "padding must be an int, a pair or (left, right, top, bottom)", list(padding))
     if any(p < 0 or p > INT_MAX for p in padding):
         _check.fail(op, "padding must be at least 0 and below 2**31", list(padding))
+    return sides(padding)
+
+
+def sides(padding: Sequence[int]) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom) of one, two (vertical, horizontal) or these four numbers."""
     if len(padding) == 4:
         left, right, top, bottom = padding
         return left, right, top, bottom

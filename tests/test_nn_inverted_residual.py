@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnkernels.nn import InvertedResidual, MBConv, SqueezeExcite
+from cnnkernels.nn import Conv2dSame, InvertedResidual, MBConv, SqueezeExcite
 
 from .nn_oracle import last_image as image
 from .nn_oracle import randomise
@@ -50,6 +50,8 @@ BLOCKS = {
     "squeezed": lambda: MBConv(16, 40, 16, act="silu", squeeze_channels=5, squeeze_act="silu"),
     "squeezed v3": lambda: MBConv(16, 37, 24, 5, 2, act="hard_swish", squeeze_channels=8, gate="hard_sigmoid"),
     "squeezed only": lambda: MBConv(16, 16, 8, act="relu", squeeze_channels=4),
+    "SAME": lambda: MBConv(16, 40, 16, kernel_size=5, act="silu", conv=Conv2dSame),
+    "SAME strided": lambda: MBConv(16, 40, 24, 3, 2, act="silu", squeeze_channels=5, conv=Conv2dSame),
     "dilated": lambda: MBConv(8, 40, 8, kernel_size=3, dilation=2, act="relu6"),
 }
 
@@ -118,6 +120,16 @@ def test_changes_are_seen(change, counted):
         close(m(x), modules(m, x))
         assert not torch.allclose(m(x), old)
     assert counted.calls == 3
+
+
+def test_a_plan_is_for_a_padding(counted):
+    """TensorFlow's padding at stride 2: another one for odd sizes than for even ones, so another plan."""
+    m = made(BLOCKS["SAME strided"]())
+    with torch.no_grad():
+        for size in ((8, 8), (12, 10), (7, 8), (7, 8), (8, 8)):
+            x = image(16, size)
+            close(m(x), modules(m, x))
+    assert counted.calls == 5
 
 
 def hook(m):

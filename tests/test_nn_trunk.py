@@ -40,6 +40,7 @@ NETWORKS = {  # native calls, blocks in the first of them
     "mobilenet_v3_small": 1,
     "shufflenet_v2_x0_5": 1,
     "efficientnet_b0": 1,
+    "tf_efficientnet_b0": 1,
 }
 
 
@@ -67,7 +68,16 @@ def same(model, x):
     return y
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def test_padding_follows_the_size(counted, explored):
+    """A route of convolutions with TensorFlow's padding is for one size; blocks whose padding stays keep their plans."""
+    model = made("tf_efficientnet_b0")
+    with torch.no_grad():
+        for size in (64, 79, 79, 64, 64, 128, 33, 33):
+            same(model, picture(size, seed=size))
+    assert counted.calls == 3 and len(explored) == 5
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n[:3] != "tf_"])
 def test_one_call(name, counted, explored, threads):
     model = made(name)
     with torch.no_grad():

@@ -12,6 +12,7 @@ from cnnkernels import _activation, _conv, _ext
 from cnnkernels.nn import _unit
 from cnnkernels.nn._fold import fold, sources_of
 from cnnkernels.nn.activation import activation_name
+from cnnkernels.nn.conv_same import Conv2dSame
 from cnnkernels.nn.sequential import FusedSequential
 from cnnkernels.ops.pointwise_conv_bn_act import pack
 
@@ -73,8 +74,12 @@ class Chain:
             return None
         return tensors
 
+    @property
+    def depthwise(self) -> Any:
+        return self.units[-2][0]
+
     def window(self, x: Tensor) -> Any:
-        conv = self.units[-2][0]
+        conv = self.depthwise
         return _conv.native(conv.weight, conv.stride, _unit.padding_of(conv, x), conv.dilation)
 
     def folded(self) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
@@ -119,7 +124,7 @@ def chain_of(block: FusedSequential) -> Chain | None:
             continue
         conv, bn, *leaves = leaves if len(leaves) > 1 else (None, None)
         act = leaves.pop(0) if leaves and not isinstance(leaves[0], (nn.Conv2d, Squeeze)) else None
-        if type(conv) is not nn.Conv2d or type(bn) is not nn.BatchNorm2d:
+        if type(conv) not in (nn.Conv2d, Conv2dSame) or type(bn) is not nn.BatchNorm2d:
             return None
         units.append((conv, bn, act))
     if len(units) not in (2, 3) or not _unit.is_depthwise(units[-2][0]):

@@ -13,7 +13,7 @@ from torch import Tensor
 from cnnkernels import _activation, _ext
 from cnnkernels.nn import _plan, _unit
 from cnnkernels.nn._chain import chain_of
-from cnnkernels.nn._plan import Plan, kept_plan, snapshot_of
+from cnnkernels.nn._plan import Plan, kept_plan, padded, snapshot_of
 from cnnkernels.nn.sequential import FusedSequential, plus
 
 _AVAILABLE = _plan.AVAILABLE and _ext.has_kernel("inverted_residual", "cpu")
@@ -35,7 +35,7 @@ def plan_of(block: Any, x: Tensor, residual: bool) -> Plan | None:
     """The plan of ``block(x)``, plus x if ``residual``."""
     if not _AVAILABLE or type(block) is not FusedSequential:
         return None
-    return kept_plan(block, ("inverted residual", residual), lambda: _make(block, x, residual))
+    return kept_plan(block, ("inverted residual", residual), x, lambda: _make(block, x, residual))
 
 
 def _make(block: FusedSequential, x: Tensor, residual: bool) -> Plan | None | bool:
@@ -50,4 +50,5 @@ def _make(block: FusedSequential, x: Tensor, residual: bool) -> Plan | None | bo
         fc1, fc2, act, gate = chain.squeeze.parts()  # type: ignore[misc]
         layers = (fc1.weight, fc1.bias, fc2.weight, fc2.bias, *_activation.parse(act), _activation.CODES[gate])
     arguments = *chain.folded(), chain.out_channels, chain.window(x), chain.acts, chain.slope, residual, *layers
-    return Plan("inverted_residual", arguments, chain.channels, snapshot_of(chain.modules()), sources)
+    snapshot, padding = snapshot_of(chain.modules()), padded(chain.depthwise, x)
+    return Plan("inverted_residual", arguments, chain.channels, snapshot, sources, padding)

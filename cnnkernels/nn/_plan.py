@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cnnkernels import _ext
 from cnnkernels.nn._fold import FoldsBatchNorm
+from cnnkernels.nn.conv_same import Conv2dSame
 
 AVAILABLE = _ext.module is not None and _ext.module.direct is not None
 """Whether there are calls past the dispatcher, which plans are made of."""
@@ -30,9 +31,14 @@ class Plan:
     channels: int
     snapshot: Any  # _C.Snapshot
     sources: tuple[Tensor, ...]
+    padded: tuple[Conv2dSame, tuple[int, ...]] | None = None
+    """The convolution whose padding follows from the size of x, and the padding that is in the arguments."""
 
     def holds(self) -> bool:
         return self.snapshot.holds()  # type: ignore[no-any-return]
+
+    def fits(self, x: Tensor) -> bool:
+        return self.padded is None or self.padded[0].padding_for(x) == self.padded[1]
 
     def takes(self, x: Tensor) -> bool:
         """x: a ``plain_image``."""
@@ -82,14 +88,19 @@ def snapshot_of(modules: Iterable[Any]) -> Any:
     return seen
 
 
-def kept_plan(owner: FoldsBatchNorm, key: Any, make: Callable[[], Plan | None | bool]) -> Plan | None:
-    """The owner's plan of that name while it holds, else a new one.
+def padded(conv: Any, x: Tensor) -> tuple[Conv2dSame, tuple[int, ...]] | None:
+    """A plan's ``padded``, if this convolution sees images of x's size."""
+    return (conv, conv.padding_for(x)) if type(conv) is Conv2dSame else None
+
+
+def kept_plan(owner: FoldsBatchNorm, key: Any, x: Tensor, make: Callable[[], Plan | None | bool]) -> Plan | None:
+    """The owner's plan of that name while it holds and fits x, else a new one.
 
     make: returns None for "not as things are", False for "never with this structure" (it is asked no more).
     """
     kept = owner._folds.get(key)
     if kept is not None:
-        if kept is False or kept.holds():
+        if kept is False or (kept.holds() and kept.fits(x)):
             return kept or None
         del owner._folds[key]
     plan = make()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnkernels import _ext
 from cnnkernels.nn import _plan, _unit
@@ -35,6 +35,7 @@ def _make(left: FusedSequential, right: FusedSequential, x: Tensor) -> Plan | No
         branch is not None
         and len(branch.units) == 3
         and branch.squeeze is None
+        and type(branch.depthwise) is nn.Conv2d
         and (not left or (other is not None and _fit(other, branch, x)))
     )
     if not ours or branch is None:
@@ -55,7 +56,7 @@ def plans_of(units: Sequence[Branches], x: Tensor) -> list[Plan] | None:
     for left, right in units:
         if not _AVAILABLE or type(left) is not FusedSequential or type(right) is not FusedSequential:
             return None
-        plan = kept_plan(right, ("shuffle unit", left), partial(_make, left, right, x))
+        plan = kept_plan(right, ("shuffle unit", left), x, partial(_make, left, right, x))
         if plan is None or plan.channels != channels:
             return None
         if plans and (left or _rest(plan) != _rest(plans[0])):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnkernels import _activation, _ext
+from cnnkernels import _activation, _conv, _ext
 from cnnkernels.nn._fold import FoldsBatchNorm
 from cnnkernels.ops.pointwise_conv_bn_act import pack
 
@@ -47,7 +47,13 @@ def run(
     folded = owner.folded((name, "stem"), conv, bn, torch.float32, into_weight=True, reorder=reorder)
     try:
         y: Tensor = _ext.direct_ops.stem_conv(
-            x, folded.weight, conv.out_channels, conv.kernel_size, conv.stride, padding, *_activation.parse(act)
+            x,
+            folded.weight,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            _conv.sides(padding),
+            *_activation.parse(act),
         )
     except RuntimeError:
         return None  # another instruction set, a kernel that does not fit: the other paths compute it, or say so

@@ -50,6 +50,11 @@ class _Route:
     steps: list[Call]
     legs: list[Call]
     snapshot: Any  # _C.Snapshot
+    size: tuple[int, ...] | None  # of the first image, where paddings follow from it
+
+    def leads(self, steps: list[Call], x: Tensor) -> bool:
+        """Whether it is the way of x through these steps."""
+        return self.steps == steps and self.size in (None, x.shape[2:]) and self.snapshot.holds()
 
 
 def through(owner: FoldsBatchNorm, steps: Sequence[Call], x: Any, key: Any = "route") -> Any:
@@ -59,7 +64,7 @@ def through(owner: FoldsBatchNorm, steps: Sequence[Call], x: Any, key: Any = "ro
             x = step(x)
         return x
     route, steps = owner._folds.get(key), list(steps)
-    if route is None or route.steps != steps or not route.snapshot.holds():
+    if route is None or not route.leads(steps, x):
         x, owner._folds[key] = _explore(steps, x)
         return x
     for leg in route.legs:
@@ -77,6 +82,7 @@ def _explore(steps: list[Call], x: Tensor) -> tuple[Tensor, _Route]:
     open_ended: list[tuple[Call, Plan]] = []
     containers: list[nn.Module] = []
     snapshot = snapshot_of([])
+    first, size = x.shape[2:], None
 
     def close() -> None:
         if open_ended:
@@ -92,12 +98,13 @@ def _explore(steps: list[Call], x: Tensor) -> tuple[Tensor, _Route]:
                 close()
                 legs.append(module)
             else:
+                size = size if plan.padded is None else first
                 snapshot.add(plan.snapshot)
                 snapshot.add(snapshot_of([module]))
                 open_ended.append((module, plan))
     close()
     snapshot.add(snapshot_of(containers))
-    return x, _Route(steps, legs, snapshot)
+    return x, _Route(steps, legs, snapshot, size)
 
 
 def _leaves(step: Any, containers: list[nn.Module]) -> Iterator[Any]:

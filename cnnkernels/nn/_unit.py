@@ -164,8 +164,7 @@ def run(
     if foldable and fused_act is not None and shortcut is None and _pointwise.suits(x, conv, residual):
         return _pointwise.run(owner, name, x, conv, bn, fused_act, residual)
     if foldable and fused_act is not None and shortcut is residual is None and _stem.suits(x, conv, fused_act):
-        padding = padding_of(conv, x)
-        y = _stem.run(owner, name, x, conv, bn, fused_act, padding) if len(padding) == 2 and plain_image(x) else None
+        y = _stem.run(owner, name, x, conv, bn, fused_act, padding_of(conv, x)) if plain_image(x) else None
         if y is not None:
             return y
     if foldable and fused_act is not None and _one_call(x, conv, fused_act, (residual, shortcut)):

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnkernels import _activation
+from cnnkernels import _activation, _conv
 from cnnkernels.nn import _pointwise, _stem, _unit
 from cnnkernels.nn._fold import FoldsBatchNorm, fold, sources_of
-from cnnkernels.nn._plan import Plan, kept_plan, snapshot_of
+from cnnkernels.nn._plan import Plan, kept_plan, padded, snapshot_of
 from cnnkernels.nn.activation import activation_name
 from cnnkernels.ops.pointwise_conv_bn_act import pack
 
 
 def unit_plan(owner: FoldsBatchNorm, x: Tensor, conv: Any, bn: Any, act: Any) -> Plan | None:
     """``act(bn(conv(x)))``, children of the owner (bn, act: or None), by a kernel of ours; or None."""
-    return kept_plan(owner, "unit", lambda: _make(owner, x, conv, bn, act))
+    return kept_plan(owner, "unit", x, lambda: _make(owner, x, conv, bn, act))
 
 
 def _make(owner: FoldsBatchNorm, x: Tensor, conv: Any, bn: Any, act: Any) -> Plan | None:
@@ -26,7 +26,7 @@ def _make(owner: FoldsBatchNorm, x: Tensor, conv: Any, bn: Any, act: Any) -> Pla
         bn = None
     name = "identity" if act is None else activation_name(act)
     if (
-        type(conv) is not nn.Conv2d  # a subclass may pad by the size of x
+        not isinstance(conv, nn.Conv2d)
         or not (bn is None or type(bn) is nn.BatchNorm2d)
         or name is None
         or not all(_unit.untouched(m, type(m)) for m in modules)
@@ -43,12 +43,13 @@ def _make(owner: FoldsBatchNorm, x: Tensor, conv: Any, bn: Any, act: Any) -> Pla
     if _pointwise.suits(x, conv):
         function, reorder, window = "pointwise_packed", pack, (None, None)
     elif _stem.suits(x, conv, name):
-        padding = _unit.padding_of(conv, x)
-        function, reorder, window = "stem_conv", _stem.reorder, (conv.kernel_size, conv.stride, padding)
+        sides = _conv.sides(_unit.padding_of(conv, x))
+        function, reorder, window = "stem_conv", _stem.reorder, (conv.kernel_size, conv.stride, sides)
     else:
         return None
     # Normal tensors without history, also in inference mode: a later call may need a gradient for x.
     with torch.inference_mode(False), torch.no_grad():
         packed = fold(conv, bn, torch.float32, into_weight=True, reorder=reorder).weight
     arguments = packed, conv.out_channels, *window, *_activation.parse(name)
-    return Plan(function, arguments, conv.in_channels, snapshot_of(modules), sources)
+    padding = padded(conv, x) if function == "stem_conv" else None
+    return Plan(function, arguments, conv.in_channels, snapshot_of(modules), sources, padding)
