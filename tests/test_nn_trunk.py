@@ -35,6 +35,7 @@ def explored(monkeypatch):
 
 
 NETWORKS = {  # native calls, blocks in the first of them
+    "mobilenet_v1_025": 1,
     "mobilenet_v2": 1,
     "mobilenet_v3_large": 1,
     "mobilenet_v3_small": 1,

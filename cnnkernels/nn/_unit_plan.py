@@ -1,4 +1,4 @@
-"""One convolution with its BatchNorm and activation as a plan: those that ``_pointwise`` and ``_stem`` compute."""
+"""One convolution with its BatchNorm and activation as a plan: depthwise ones, and those of ``_pointwise`` and ``_stem``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnkernels import _activation, _conv
 from cnnkernels.nn import _pointwise, _stem, _unit
-from cnnkernels.nn._fold import FoldsBatchNorm, fold, sources_of
+from cnnkernels.nn._fold import Folded, FoldsBatchNorm, fold, sources_of
 from cnnkernels.nn._plan import Plan, kept_plan, padded, snapshot_of
 from cnnkernels.nn.activation import activation_name
 from cnnkernels.ops.pointwise_conv_bn_act import pack
@@ -38,18 +38,33 @@ def _make(owner: FoldsBatchNorm, x: Tensor, conv: Any, bn: Any, act: Any) -> Pla
     sources = tuple(t for t in sources_of(conv, bn) if t is not None)
     if any(t.dtype is not torch.float32 or t.is_inference() for t in sources):
         return None
-    reorder: Any
-    window: tuple[Any, ...]
-    if _pointwise.suits(x, conv):
-        function, reorder, window = "pointwise_packed", pack, (None, None)
-    elif _stem.suits(x, conv, name):
-        sides = _conv.sides(_unit.padding_of(conv, x))
-        function, reorder, window = "stem_conv", _stem.reorder, (conv.kernel_size, conv.stride, sides)
-    else:
+    function, arguments = _call(x, conv, bn, name)
+    if function is None:
         return None
-    # Normal tensors without history, also in inference mode: a later call may need a gradient for x.
-    with torch.inference_mode(False), torch.no_grad():
-        packed = fold(conv, bn, torch.float32, into_weight=True, reorder=reorder).weight
-    arguments = packed, conv.out_channels, *window, *_activation.parse(name)
-    padding = padded(conv, x) if function == "stem_conv" else None
+    padding = None if function == "pointwise_packed" else padded(conv, x)
     return Plan(function, arguments, conv.in_channels, snapshot_of(modules), sources, padding)
+
+
+def _call(x: Tensor, conv: Any, bn: Any, act: str) -> tuple[str | None, tuple[Any, ...]]:
+    """The kernel, and its arguments after x."""
+
+    def folded(reorder: Any = None) -> Folded:
+        # Normal tensors without history, also in inference mode: a later call may need a gradient for x.
+        with torch.inference_mode(False), torch.no_grad():
+            return fold(conv, bn, torch.float32, into_weight=reorder is not None, reorder=reorder)
+
+    code, padding = _activation.parse(act), _unit.padding_of(conv, x)
+    if _pointwise.suits(x, conv):
+        return "pointwise_packed", (folded(pack).weight, conv.out_channels, None, None, *code)
+    if _stem.suits(x, conv, act):
+        window = conv.kernel_size, conv.stride, _conv.sides(padding)
+        return "stem_conv", (folded(_stem.reorder).weight, conv.out_channels, *window, *code)
+    if _unit.is_depthwise(conv):
+        kept = folded()
+        assert kept.weight is not None
+        weight, sizes = (
+            kept.weight.detach().contiguous(),
+            _conv.native(conv.weight, conv.stride, padding, conv.dilation),
+        )
+        return "dwconv", (weight, kept.scale, kept.shift, None, sizes, *code)
+    return None, ()

@@ -112,7 +112,7 @@ CK_NATIVE_OPS(m) {
 }
 CK_CPU_IMPL(m) {
   cpu_kernel<&dwconv_pack_cpu>(m, "dwconv_pack");
-  cpu_kernel<&dwconv_cpu>(m, "dwconv");
+  cpu_step<&dwconv_cpu>(m, "dwconv");
   cpu_kernel<&dwconv_train_cpu>(m, "dwconv_train");
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
