@@ -252,7 +252,7 @@ def test_bars_show_every_block():
         for r in t.rows:
             r.eager, r.fused = 1 / r.macs, 0.5 / r.macs
     figure = plot.bars(tables)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == [t.title for t in tables]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [plot.caption(t) for t in tables]
     for ax, t in zip(figure.axes, tables, strict=True):
         assert [label.get_text() for label in ax.get_yticklabels()] == [r.name for r in t.rows]
         widths = [bar.get_width() for bars in ax.containers for bar in bars]

@@ -69,6 +69,8 @@ def figure(rows: Sequence[Row]) -> Any:
             edgecolors="#444444",
         )
         ax.set_xscale("log")
+        for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+            axis_formatter(_number)
         ax.margins(0.14)
         ax.grid(alpha=0.3, which="both", linewidth=0.5)
         ax.set_xlabel(title)
@@ -83,6 +85,11 @@ def figure(rows: Sequence[Row]) -> Any:
     for ax, (_, value, points) in zip(axes[:, 0], panels, strict=True):
         _place_labels(fig, ax, [(value(r), float(r.top1 or 0), r) for r in points])
     return fig
+
+
+def _number(value: float, position: int | None = None) -> str:
+    """Of a logarithmic axis: 0.2, 3, 20; only the first digits between which there is room."""
+    return f"{value:g}" if f"{value:e}"[0] in "1235" else ""
 
 
 def _place_labels(fig: Any, ax: Any, points: list[tuple[float, float, Row]]) -> None:
@@ -140,7 +147,7 @@ def bars(tables: Sequence[Table]) -> Any:
     plt = _matplotlib()
     if not all(r.eager and r.fused for t in tables for r in t.rows):
         raise ValueError("nothing to plot: the blocks were not timed")
-    heights = [len(t.rows) + 1.6 for t in tables]
+    heights = [len(t.rows) + 2.0 for t in tables]
     fig, axes = plt.subplots(
         len(tables), 1, figsize=(9, 0.42 * sum(heights)), squeeze=False, layout="constrained", height_ratios=heights
     )
@@ -152,11 +159,16 @@ def bars(tables: Sequence[Table]) -> Any:
         ax.set_yticks(range(len(table.rows)), [r.name for r in table.rows], fontsize=9)
         ax.invert_yaxis()
         ax.margins(x=0.12)
-        ax.set_title(table.title, fontsize=10, loc="left")
+        ax.set_title(caption(table), fontsize=10, loc="left")
         ax.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("images per second")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     return fig
+
+
+def caption(table: Table) -> str:
+    """What was measured, and what it is an example of."""
+    return f"{table.title}\n{table.verdict.splitlines()[0]}"
 
 
 def write_plot(path: str | os.PathLike[str], fig: Any) -> None:
