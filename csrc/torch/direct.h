@@ -43,6 +43,13 @@ struct Step {
   std::function<torch::stable::Tensor(const torch::stable::Tensor&)> run;
 };
 
+// Steps one after the other, each on the image that the one before made.
+torch::stable::Tensor run(const torch::stable::Tensor& x, const std::vector<const Step*>& steps);
+
+// Memory for `bytes` of a map that only the next step reads, or null where the caller takes memory of its own.  A step asks
+// once, for its result.  Fresh pages for every map took MobileNetV3 a tenth of its time at batch 8.
+void* memory_between_steps(int64_t bytes);
+
 // cnnkernels._C.direct.bound.<name>(all arguments but x) -> Step.
 template <class... A>
 void define_bound(const char* name, torch::stable::Tensor (*kernel)(const torch::stable::Tensor&, A...)) {

@@ -119,8 +119,20 @@ inline Tensor empty_strided(const Tensor& x, const std::vector<int64_t>& size, c
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device_index));
   AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.data(), stride.data(),
-                                                  static_cast<int32_t>(dtype), device_type, device_index, &made));
+  const int64_t dims = static_cast<int64_t>(size.size());
+#ifndef CK_HOST_CUDA
+  if (dtype == ScalarType::Float && device_type == aoti_torch_device_type_cpu()) {
+    int64_t bytes = sizeof(float);
+    for (const int64_t n : size) bytes *= n;
+    if (void* const memory = bytes > 0 ? direct::memory_between_steps(bytes) : nullptr) {
+      TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
+          memory, dims, size.data(), stride.data(), 0, static_cast<int32_t>(dtype), device_type, device_index, &made));
+      return Tensor(made);
+    }
+  }
+#endif
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, size.data(), stride.data(), static_cast<int32_t>(dtype),
+                                                  device_type, device_index, &made));
   return Tensor(made);
 }
 

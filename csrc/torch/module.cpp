@@ -25,15 +25,8 @@ static py::object direct_functions(py::module_& m) {
   py::class_<ck::direct::Step>(direct, "Step", "A call on an image that is still to come.");
   direct.def_submodule("bound", "Steps: direct functions with all arguments but the image.");
   for (const auto& define : ck::direct::definitions()) define(direct);
-  direct.def(
-      "run",
-      [](const torch::stable::Tensor& x, const std::vector<const ck::direct::Step*>& steps) {
-        torch::stable::Tensor y = x;
-        for (const auto* step : steps) y = step->run(y);
-        return y;
-      },
-      py::call_guard<py::gil_scoped_release>(),
-      "Steps one after the other, each on the image that the one before made.");
+  direct.def("run", &ck::direct::run, py::call_guard<py::gil_scoped_release>(),
+             "Steps one after the other, each on the image that the one before made.");
   return direct;
 }
 
