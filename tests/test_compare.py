@@ -58,6 +58,18 @@ def test_outputs_that_disagree_are_not_timed(monkeypatch):
     assert "outputs differ" in table([row])
 
 
+def test_float64_judges_where_float32_results_part():
+    """Fused is right unless it is further from the exact result than the plain modules are."""
+    eager, x = torch.nn.Linear(3, 2), torch.ones(1, 3)
+    with torch.no_grad():
+        exact = eager.double()(x.double()).float()
+        eager.float()
+        plain = {"NCHW": exact + 1e-3, "channels_last": exact - 5e-4}
+        assert measure._as_good_as_eager(eager, x, {**plain, "fused": exact - 1e-3})
+        assert not measure._as_good_as_eager(eager, x, {**plain, "fused": exact - 3e-3})
+        assert not measure._as_good_as_eager(eager, x, {**plain, "fused": exact * float("nan")})
+
+
 def test_a_network_that_does_not_fit_stops_no_other():
     rows = list(compare(["inception_v3", "resnet18"], (1,), 32, QUICK))
     assert "do not fit" in rows[0].problem

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -106,11 +108,18 @@ def change_eps(m):
     m[0].branch1[3].eps = 0.5
 
 
+def replace_left_branch(m):
+    m[0].branch1 = copy.deepcopy(m[0].branch1)
+    m[0].branch1[0].weight.mul_(1.5)
+
+
 def load(m):
     m.load_state_dict({k: v * 1.25 if v.is_floating_point() else v for k, v in m.state_dict().items()})
 
 
-@pytest.mark.parametrize("change", [change_weight, change_left_weight, change_statistics, change_eps, load])
+@pytest.mark.parametrize(
+    "change", [change_weight, change_left_weight, change_statistics, change_eps, replace_left_branch, load]
+)
 def test_changes_are_seen(change, counted):
     m, x = made(8, 32, 3), image(8, (9, 9))
     with torch.no_grad():

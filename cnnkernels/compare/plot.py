@@ -69,8 +69,8 @@ def figure(rows: Sequence[Row]) -> Any:
             edgecolors="#444444",
         )
         ax.set_xscale("log")
-        for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
-            axis_formatter(_number)
+        ax.xaxis.set_major_formatter(_number)
+        ax.xaxis.set_minor_formatter(_number)
         ax.margins(0.14)
         ax.grid(alpha=0.3, which="both", linewidth=0.5)
         ax.set_xlabel(title)

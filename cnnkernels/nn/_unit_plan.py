@@ -57,14 +57,11 @@ def _call(x: Tensor, conv: Any, bn: Any, act: str) -> tuple[str | None, tuple[An
     if _pointwise.suits(x, conv):
         return "pointwise_packed", (folded(pack).weight, conv.out_channels, None, None, *code)
     if _stem.suits(x, conv, act):
-        window = conv.kernel_size, conv.stride, _conv.sides(padding)
-        return "stem_conv", (folded(_stem.reorder).weight, conv.out_channels, *window, *code)
+        packed, sides = folded(_stem.reorder).weight, _conv.sides(padding)
+        return "stem_conv", (packed, conv.out_channels, conv.kernel_size, conv.stride, sides, *code)
     if _unit.is_depthwise(conv):
         kept = folded()
         assert kept.weight is not None
-        weight, sizes = (
-            kept.weight.detach().contiguous(),
-            _conv.native(conv.weight, conv.stride, padding, conv.dilation),
-        )
-        return "dwconv", (weight, kept.scale, kept.shift, None, sizes, *code)
+        window = _conv.native(conv.weight, conv.stride, padding, conv.dilation)
+        return "dwconv", (kept.weight.detach().contiguous(), kept.scale, kept.shift, None, window, *code)
     return None, ()
