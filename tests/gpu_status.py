@@ -8,7 +8,7 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "gpu-status.md"
-CHECKED = "2026-11-24"  # when the columns that need no GPU were last seen to hold
+CHECKED = "2026-11-25"  # when the columns that need no GPU were last seen to hold
 HEAD = """# What has been checked of each GPU kernel
 
 Written by `python -m tests.gpu_status`; a test keeps the list equal to the code's. All columns but the last are what
@@ -21,7 +21,7 @@ Written by `python -m tests.gpu_status`; a test keeps the list equal to the code
 - interpreted: by Triton's interpreter (3.6), through the contract table.
 
 `pointwise_conv_bn_act` has no GPU kernel yet: calls on CUDA tensors are computed by `reference`.  First
-convolutions, max pooling, inverted residuals and stages of ShuffleNetV2 as one call exist on the CPU only; on a GPU their
+convolutions, max pooling, classifiers, inverted residuals and trunks as one call exist on the CPU only; on a GPU their
 modules run, on the ops that they consist of.
 """
 
