@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 
+import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -54,6 +55,7 @@ class CMakeBuild(build_ext):
         configure += [
             f"-DTORCH_DIR={torch_dir()}",
             f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DPYBIND11_DIR={pybind11.get_include()}",
             f"-DCNNKERNELS_CUDA={os.environ.get('CNNKERNELS_CUDA') or 'auto'}",
             f"-DCNNKERNELS_CUDA_ARCHS={cuda_archs()}",
         ]

@@ -64,7 +64,7 @@ def bench(arguments: Sequence[str]) -> int:
 
 def draw(options: argparse.Namespace) -> int:
     if options.list:
-        print("networks:", ", ".join(list_models()))
+        print("networks:", ", ".join(list_models(task="classification")))
         print("blocks:", ", ".join(sorted(drawing.BLOCKS)))
         return 0
     if options.name is None:

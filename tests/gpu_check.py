@@ -1,4 +1,5 @@
-"""All that a machine with a GPU can tell: `./dev gpu`, or `python -m tests.gpu_check`, in under 9 minutes.
+"""All that a machine with a GPU can tell: `./dev gpu`, or `python -m tests.gpu_check`, in under 9 minutes, or in what
+`--seconds` gives it.
 
 Builds the extension, runs the contract table with device=cuda, compute-sanitizer (if it is installed) on small cases,
 and the benchmarks; writes benchmarks/results/gpu-<name>-<date>/: check.json, check.txt, a log per step, and what the
@@ -9,6 +10,7 @@ Exit status: 0 all passed, 1 something failed or the contract table was cut shor
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -64,7 +66,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": importlib.metadata.version("triton") if importlib.util.find_spec("triton") else None,
         "python": platform.python_version(),
-        "commit": output_of("git", "rev-parse", "HEAD") + changes,
+        "commit": (output_of("git", "rev-parse", "HEAD") or os.environ.get("CNNKERNELS_COMMIT", "")) + changes,
         "date": time.strftime("%Y-%m-%d %H:%M"),
     }
 
@@ -130,14 +132,19 @@ def succeeded(steps: Sequence[Step]) -> bool:
     return "failed" not in status.values() and all(status[n] == "passed" for n in ("build", "contract"))
 
 
-def check(folder: pathlib.Path) -> bool:
+def workers() -> list[str]:
+    """pytest's options for the contract table: most of its time is the compiler's (Triton's) and the fp64 reference's."""
+    return ["-n", str(min(os.cpu_count() or 1, 12))] if importlib.util.find_spec("xdist") else []
+
+
+def check(folder: pathlib.Path, whole: float = WHOLE_S) -> bool:
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     python = sys.executable
     steps: list[Step] = []
 
     def step(name: str, command: Sequence[str], limit: float, keep: float = 0.0, **env: str) -> None:
-        left = WHOLE_S - keep - (time.monotonic() - start)
+        left = whole - keep - (time.monotonic() - start)
         steps.append(run_step(name, command, folder / f"{name}.log", min(limit, left), env))
 
     info = machine()
@@ -146,7 +153,7 @@ def check(folder: pathlib.Path) -> bool:
     if steps[0].status == "passed":
         pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         report = folder / "contract.xml"
-        rows = ["-m", "gpu", "tests/test_contract.py", "--tb=short", f"--junitxml={report}"]
+        rows = ["-m", "gpu", "tests/test_contract.py", "--tb=short", *workers(), f"--junitxml={report}"]
         step("contract", [*pytest, *rows], CONTRACT_S, keep=BENCH_S, CNNKERNELS_TEST_DEVICE="cuda")
         sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
         for tool in SANITIZERS:
@@ -174,13 +181,18 @@ def results_folder(gpu: str, date: str) -> pathlib.Path:
     return ROOT / "benchmarks" / "results" / f"gpu-{slug}-{date}"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
+    parser = argparse.ArgumentParser(
+        prog="./dev gpu", description="build, contract table, sanitizer, benchmarks on a GPU"
+    )
+    parser.add_argument("--seconds", type=float, default=WHOLE_S, help="time for all of it (default %(default)s)")
+    whole = parser.parse_args(arguments).seconds
     if not torch.cuda.is_available():
         print(f"no GPU here: torch {torch.__version__} finds no CUDA device, and nothing was run")
         return 2
-    passed = check(results_folder(torch.cuda.get_device_name(), time.strftime("%Y-%m-%d")))
+    passed = check(results_folder(torch.cuda.get_device_name(), time.strftime("%Y-%m-%d")), whole)
     return 0 if passed else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -182,7 +182,12 @@ def test_missing_extras(monkeypatch, capsys, tmp_path):
 
 def test_labels_do_not_overlap():
     """All networks at once, the most crowded plot there is."""
-    rows = [r for name in list_models() if model_entry(name).top1 for r in compare([name], (1,), None, COUNTS)]
+    rows = [
+        r
+        for name in list_models(task="classification")
+        if model_entry(name).top1
+        for r in compare([name], (1,), None, COUNTS)
+    ]
     for r in rows:
         r.fused_ms = r.macs / 1e8
     figure = plot.figure(rows)

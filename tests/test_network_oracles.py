@@ -29,7 +29,7 @@ def test_package_is_installed(package):
 
 
 def test_every_network_is_here():
-    assert sorted(CASES) == list_models()
+    assert sorted(CASES) == list_models(task="classification")
 
 
 def close(actual, expected, tolerance, name=None):
@@ -55,7 +55,7 @@ def matched(ours, other, by_order, kind):
 def test_outputs(case: Case, monkeypatch):
     """At the published size and at an odd one; and the same from the plain modules.
 
-    On the fused path no convolution is called as a module, but those that the case names.
+    On the fused path no convolution is called as a module.
     """
     called = []
     convolution = nn.Conv2d.forward
@@ -67,7 +67,7 @@ def test_outputs(case: Case, monkeypatch):
             x = images(1, height, width)
             called.clear()
             y = ours(x)
-            assert len(called) == case.plain_convolutions
+            assert not called
             ours.backend = "reference"
             with cnnkernels.record_backends() as runs:
                 plain = ours(x)

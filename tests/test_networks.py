@@ -26,7 +26,7 @@ def image(size, channels=3):
     return torch.zeros(1, channels, size, size, device="meta")
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models(task="classification"))
 def test_published_counts(name):
     row, size = TABLE[name], model_entry(name).input_size
     model = on_meta(name)
@@ -37,7 +37,7 @@ def test_published_counts(name):
         assert len(model.state_dict()) == int(row["keys"])
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models(task="classification"))
 def test_feature_maps(name):
     """Shapes as described, from a network that has nothing else, which is what a whole checkpoint is checked against."""
     size = 256
@@ -70,7 +70,7 @@ def test_layers_behind_the_last_chosen_map_are_left_out(name):
     assert left and all(k.startswith(early.left_out) for k in left)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models(task="classification"))
 def test_heads(name):
     size = model_entry(name).input_size
     model = on_meta(name, num_classes=7, in_chans=1)

@@ -74,7 +74,7 @@ def select(patterns: Sequence[str]) -> list[str]:
     """The networks that the shell patterns name, in order, each once.  ValueError for a pattern that names none."""
     names: dict[str, None] = {}
     for pattern in patterns:
-        found = list_models(pattern)
+        found = list_models(pattern, "classification")
         if not found:
             model_entry(pattern)  # says which names are similar
         names.update(dict.fromkeys(found))

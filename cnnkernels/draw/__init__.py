@@ -59,8 +59,8 @@ def draw(name: str, path: str | os.PathLike[str], block: str | None = None, size
     Raises ValueError for an unknown name or suffix, RuntimeError where Graphviz's program ``dot`` is not installed,
     ImportError where its Python package is not.
     """
-    if name not in BLOCKS and name not in list_models():
-        near = difflib.get_close_matches(name, [*BLOCKS, *list_models()], 5, 0.5)
+    if name not in BLOCKS and name not in list_models(task="classification"):
+        near = difflib.get_close_matches(name, [*BLOCKS, *list_models(task="classification")], 5, 0.5)
         similar = f"; similar: {', '.join(near)}" if near else ""
         raise ValueError(f"draw: no network or block called {name!r}{similar}")
     if name in BLOCKS:

@@ -14,7 +14,35 @@ from cnnkernels.nn._trunk import through
 from cnnkernels.nn.sequential import Part
 
 
-class Network(FusedBlock):
+class SwitchedNetwork(FusedBlock):
+    """A network with a ``backend`` of its own: ``forward`` calls ``_forward`` under it.
+
+    backend: None, or the name for ``cnnkernels.use_backend`` while this model computes; "reference" computes with the
+    plain ``torch.nn`` children one after the other.  Set by the subclass's constructor.
+    """
+
+    backend: str | None
+
+    def forward(self, x: Tensor) -> Any:
+        if self.backend is None:
+            return self._forward(x)
+        with _backend.use_backend(self.backend):
+            return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Any:
+        raise NotImplementedError
+
+    def _as_computed(self, x: Tensor) -> Tensor:
+        """x channels_last on a CPU, where convolutions are faster so."""
+        if x.device.type != "cpu" or x.dim() != 4 or _backend.wanted() == "reference":
+            return x
+        if x.shape[1] == 1:  # the same memory in both layouts: only strides tell which it is
+            _, _, h, w = x.shape
+            return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+class Network(SwitchedNetwork):
     """``forward_features`` (the trunk), then ``forward_head`` (pooling, dropout, the last layer).
 
     x: [N, in_chans, H, W], normalised.  ``model(x)`` returns
@@ -27,9 +55,7 @@ class Network(FusedBlock):
     A subclass builds its children under their published names, the last one by ``make_last_layer``, then calls
     ``complete``; it defines ``steps``, ``initialise`` and, where its head is another one, ``forward_head``.
 
-    On a CPU the activations inside are channels_last, where convolutions are faster so; ``reference`` leaves them.
-    ``backend``: None, or the name for ``cnnkernels.use_backend`` while this model computes; "reference" computes with
-    the plain ``torch.nn`` children one after the other.
+    On a CPU the activations inside are channels_last; ``reference`` leaves them.
     """
 
     last_layer: ClassVar[str] = "classifier"
@@ -138,24 +164,10 @@ class Network(FusedBlock):
         # Of the class: a child may be called "head", too.
         return getattr(type(self), "head", (self.last_layer.partition(".")[0],))
 
-    def forward(self, x: Tensor) -> Any:
-        if self.backend is None:
-            return self._forward(x)
-        with _backend.use_backend(self.backend):
-            return self._forward(x)
-
     def _forward(self, x: Tensor) -> Any:
         if self._maps is not None:
             return self.forward_maps(x)
         return self.forward_head(self.forward_features(x))
-
-    def _as_computed(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dim() != 4 or _backend.wanted() == "reference":
-            return x
-        if x.shape[1] == 1:  # the same memory in both layouts: only strides tell which it is
-            _, _, h, w = x.shape
-            return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
-        return x.contiguous(memory_format=torch.channels_last)
 
     def reset_classifier(self, num_classes: int) -> None:
         """A new last layer with initial weights, for fine-tuning; 0 removes it, so that the model returns features."""

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from cnnkernels import _backend
 from cnnkernels.models.checkpoint import load_weights
-from cnnkernels.models.network import Network
+
+TASKS = ("classification", "detection", "pose")
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,22 @@ class Entry:
     """One name that ``create_model`` takes."""
 
     name: str
-    network: Callable[..., Network]
+    network: Callable[..., Any]
     config: Mapping[str, Any] = field(default_factory=dict)
     input_size: int = 224
     """Height and width of the images that the published figures are for."""
     top1: float | None = None
     """Published accuracy on ImageNet, %, one crop: of the paper where it has one, else of torchvision's weights."""
+    task: str = "classification"
+    ap: float | None = None
+    """Published COCO AP of a detector or pose network, %, at input_size."""
+    input_width: int | None = None
+    """Where images are not square; input_size is then their height."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.input_size, self.input_size if self.input_width is None else self.input_width
 
     @property
     def family(self) -> str:
@@ -39,21 +51,31 @@ _MODELS: dict[str, Entry] = {}
 
 def register(
     name: str,
-    network: Callable[..., Network],
+    network: Callable[..., Any],
     *,
     input_size: int = 224,
+    input_width: int | None = None,
     top1: float | None = None,
+    task: str = "classification",
+    ap: float | None = None,
     **config: Any,
 ) -> None:
     """Makes ``create_model(name)`` return ``network(**config)``."""
     if name in _MODELS:
         raise ValueError(f"register: there is a network called {name!r} already")
-    _MODELS[name] = Entry(name, network, config, input_size, top1)
+    if task not in TASKS:
+        raise ValueError(f"register: task must be one of {', '.join(TASKS)}, got {task!r}")
+    _MODELS[name] = Entry(name, network, config, input_size, top1, task, ap, input_width)
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names that ``create_model`` takes, sorted; ``pattern`` as in a shell: "mobilenet*"."""
-    return sorted(fnmatch.filter(_MODELS, pattern))
+def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
+    """Names that ``create_model`` takes, sorted; ``pattern`` as in a shell: "mobilenet*".
+
+    task: only those for "classification", "detection" or "pose".
+    """
+    if task is not None and task not in TASKS:
+        raise ValueError(f"list_models: task must be one of {', '.join(TASKS)}, got {task!r}")
+    return sorted(n for n in fnmatch.filter(_MODELS, pattern) if task is None or _MODELS[n].task == task)
 
 
 def model_entry(name: str) -> Entry:
@@ -69,7 +91,7 @@ def model_entry(name: str) -> Entry:
 def create_model(
     name: str,
     pretrained: bool | str | os.PathLike[str] = False,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     in_chans: int = 3,
     features_only: bool = False,
     backend: str | None = None,
@@ -84,9 +106,11 @@ def create_model(
         is downloaded.
     layout: whose keys the file has: None for ours, "timm" where that differs (EfficientNet, MobileNetV2 and V3; see
         ``cnnkernels.models.convert``).
-    num_classes: width of the classifier; 0: the model returns what the classifier would see, [N, num_features].
+    num_classes: width of the classifier (default 1000), where 0 makes a model that returns what the classifier would
+        see, [N, num_features]; classes of a detector (80); key points of a pose network (17, of MPII 16).
     in_chans: channels of the images.
-    features_only: a network that returns a list of feature maps, described by ``model.channels`` and ``.strides``.
+    features_only: a network that returns a list of feature maps, described by ``model.channels`` and ``.strides``
+        (classification networks).
     backend: for ``model.backend``: None, "cpu", "cuda", "triton", or "reference", which computes with the plain
         ``torch.nn`` children one after the other, from the same weights.
     kw: for the network: ``drop_rate`` (of the dropout before the classifier), ``out_indices`` (which feature maps),
@@ -100,12 +124,18 @@ def create_model(
         raise ValueError("create_model: pretrained must be False or the path of a checkpoint; nothing is downloaded")
     if in_chans < 1:
         raise ValueError(f"create_model: in_chans must be at least 1, got {in_chans}")
-    kw = {**entry.config, "num_classes": num_classes, "in_chans": in_chans, "features_only": features_only, **kw}
+    kw = {**entry.config, "in_chans": in_chans, **kw}
+    if num_classes is not None:
+        kw["num_classes"] = num_classes
+    if features_only:
+        if entry.task != "classification":
+            raise ValueError(f"create_model: features_only is for classification networks, {name} is for {entry.task}")
+        kw["features_only"] = True
     model = entry.network(**kw)
     model.backend = _backend.validated(backend, "create_model")
     if pretrained is not False:
 
-        def whole() -> Network:
+        def whole() -> nn.Module:
             config = {k: v for k, v in kw.items() if k not in ("features_only", "out_indices")}
             with torch.device("meta"):
                 return entry.network(**config)

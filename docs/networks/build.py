@@ -34,7 +34,7 @@ TYPICAL = {
 def families() -> dict[str, list[str]]:
     """Networks by family, in the order of their names."""
     found: dict[str, list[str]] = {}
-    for name in list_models():
+    for name in list_models(task="classification"):
         found.setdefault(model_entry(name).family, []).append(name)
     return found
 

@@ -28,8 +28,6 @@ class Case:
     like: str = ""
     """A network of the same code with other numbers; the training step of this one, a slow one, then runs only with
     CNNKERNELS_TEST_NETWORKS=all."""
-    plain_convolutions: int = 0
-    """That evaluation calls as modules, since no fused path has their form."""
     by_order: bool = False
     """The other network's tensors have other keys: match them in order of definition."""
     config: Mapping[str, Any] = field(default_factory=dict)
