@@ -74,7 +74,7 @@ def yolox_model(depth: float, width: float, depthwise: bool = False, num_classes
     """YOLOX of the PyPI package, with its batch norms' eps and momentum as its experiments set them."""
     package("yolox")
     models = importlib.import_module("yolox.models")
-    widths = dict(in_channels=[256, 512, 1024], act="silu", depthwise=depthwise)
+    widths = {"in_channels": [256, 512, 1024], "act": "silu", "depthwise": depthwise}
     model = models.YOLOX(models.YOLOPAFPN(depth, width, **widths), models.YOLOXHead(num_classes, width, **widths))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -1,0 +1,5 @@
+"""Detectors from picture to boxes and from data to weights: post-processing, losses, assignment, data, augmentation."""
+
+from cnnkernels.detection.types import Detections, Targets
+
+__all__ = ["Detections", "Targets"]
