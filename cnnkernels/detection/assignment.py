@@ -1,0 +1,24 @@
+"""What an assignment of predictions to objects is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Matches:
+    """P predictions that stand for an object each, by rising image and candidate."""
+
+    image: Tensor
+    """[P] int64: which image of the batch."""
+    candidate: Tensor
+    """[P] int64: which of the image's predictions, in the order of the levels."""
+    target: Tensor
+    """[P] int64: which of the image's objects."""
+    overlap: Tensor
+    """[P]: IoU of the prediction with the object."""
+
+    def __len__(self) -> int:
+        return len(self.image)
