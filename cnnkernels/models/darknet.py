@@ -15,39 +15,11 @@ from torch import Tensor, nn
 
 from cnnkernels.models.network import Network
 from cnnkernels.models.registry import register
-from cnnkernels.nn import ConvBNAct
-from cnnkernels.nn.sequential import plus
-
-
-class DarkBlock(nn.Module):
-    """``x + conv2(conv1(x))``, a 1x1 convolution to ``hidden`` channels and a 3x3 one back, each with BN and activation.
-
-    x: [N, channels, H, W], returns the same shape.
-    """
-
-    def __init__(self, channels: int, hidden: int, act: str) -> None:
-        super().__init__()
-        self.conv1 = ConvBNAct(channels, hidden, 1, act=act)
-        self.conv2 = ConvBNAct(hidden, channels, 3, act=act)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return plus(self.conv2, self.conv1(x), x)
-
-
-class DarkStage(nn.Module):
-    """A 3x3 convolution of stride 2, then ``depth`` blocks.  x: [N, in_channels, H, W], returns out_channels at H / 2."""
-
-    def __init__(self, in_channels: int, out_channels: int, depth: int, act: str) -> None:
-        super().__init__()
-        self.conv_down = ConvBNAct(in_channels, out_channels, 3, 2, act=act)
-        self.blocks = nn.Sequential(*(DarkBlock(out_channels, out_channels // 2, act) for _ in range(depth)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.conv_down(x))  # type: ignore[no-any-return]
+from cnnkernels.nn import ConvBNAct, ResUnit, ResX
 
 
 class CrossStage(nn.Module):
-    """Half of the channels goes past the blocks: CSPNet, figure 2 (b); x as in ``DarkStage``.
+    """Half of the channels goes past the blocks: CSPNet, figure 2 (b); x as in ``ResX``.
 
     The two 1x1 convolutions that make the halves are one, ``conv_exp``: first the half that passes, then the blocks'.
     The first stage of a network has halves as wide as its result and narrower blocks: ``first``.
@@ -59,7 +31,7 @@ class CrossStage(nn.Module):
         self.conv_down = ConvBNAct(in_channels, out_channels, 3, 2, act=act)
         self.conv_exp = ConvBNAct(out_channels, 2 * half, 1, act=act)
         hidden = half // 2 if first else half
-        self.blocks = nn.Sequential(*(DarkBlock(half, hidden, act) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(ResUnit(half, hidden, act) for _ in range(depth)))
         self.conv_transition_b = ConvBNAct(half, half, 1, act=act)
         self.conv_transition = ConvBNAct(2 * half, out_channels, 1, act=act)
 
@@ -97,7 +69,7 @@ class Darknet(Network):
         for i, depth in enumerate(depths):
             width = 64 << i
             stages.append(
-                CrossStage(channels, width, depth, act, first=i == 0) if csp else DarkStage(channels, width, depth, act)
+                CrossStage(channels, width, depth, act, first=i == 0) if csp else ResX(channels, width, depth, act)
             )
             channels = width
             shapes.append((channels, 2 << i))

@@ -14,21 +14,37 @@ from cnnkernels.nn.blocks import (
 )
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
 from cnnkernels.nn.conv_same import Conv2dSame
+from cnnkernels.nn.csp import C3, Bottleneck, CSPLayer, depthwise_separable
+from cnnkernels.nn.darknet_blocks import CBL, CBM, CSPX, DarknetSPP, ResUnit, ResX, TinyCSP
+from cnnkernels.nn.decoupled_head import DecoupledHead
+from cnnkernels.nn.focus import Focus
 from cnnkernels.nn.linear import Linear
 from cnnkernels.nn.max_pool import MaxPool2d
 from cnnkernels.nn.mbconv import MBConv, StochasticDepth
 from cnnkernels.nn.repvgg import RepVGGBlock
 from cnnkernels.nn.sequential import FusedSequential
+from cnnkernels.nn.spp import SPP, SPPF
 
 __all__ = [
+    "C3",
     "CBAM",
+    "CBL",
+    "CBM",
+    "CSPX",
+    "SPP",
+    "SPPF",
     "Activation",
+    "Bottleneck",
+    "CSPLayer",
     "ChannelShuffle",
     "Conv2dSame",
     "ConvBNAct",
     "DWConvBNAct",
+    "DarknetSPP",
+    "DecoupledHead",
     "EfficientChannelAttention",
     "Fire",
+    "Focus",
     "FusedBlock",
     "FusedSequential",
     "InvertedResidual",
@@ -37,10 +53,14 @@ __all__ = [
     "MaxPool2d",
     "Mish",
     "RepVGGBlock",
+    "ResUnit",
+    "ResX",
     "ShuffleStage",
     "ShuffleUnit",
     "SqueezeExcite",
     "StochasticDepth",
+    "TinyCSP",
     "conv_bn_act",
     "create_activation",
+    "depthwise_separable",
 ]
