@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from cnnkernels.models.network import Network
 
 Reader = Callable[[Network, str | os.PathLike[str]], dict[str, Tensor]]
 _READERS: dict[str, Reader] = {}
+Refused = Callable[[str | os.PathLike[str]], dict[str, Tensor]]
 
 
 def register_reader(suffix: str, reader: Reader) -> None:
@@ -23,8 +25,11 @@ def register_reader(suffix: str, reader: Reader) -> None:
     _READERS[suffix] = reader
 
 
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by key, on the CPU.  ``torch.save`` may have put them under "state_dict"."""
+def read_weights(path: str | os.PathLike[str], refused: Refused | None = None) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file by key, on the CPU.  ``torch.save`` may have put them under "state_dict" or "model".
+
+    refused: reads, without unpickling it either, a file that ``weights_only`` refuses.
+    """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file {path}")
@@ -34,9 +39,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         except ImportError:
             raise ImportError(f"{path.name} needs the package safetensors: pip install safetensors") from None
         return dict(load_file(path))
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if refused is None:
+            raise
+        return refused(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} does not hold a state_dict (tensors by key)")
     return {str(k): v for k, v in content.items()}
@@ -58,7 +69,10 @@ def load_weights(
     reader = _READERS.get(pathlib.Path(path).suffix)
     if reader is not None and layout is not None:
         raise ValueError(f"{path}: layout is for files with keys, which this one has not; got layout={layout!r}")
-    in_file = read_weights(path) if reader is None else reader(_network(model, whole), path)
+    if reader is None:
+        in_file = read_weights(path, getattr(model, "read_refused", None))
+    else:
+        in_file = reader(_network(model, whole), path)
     load_state(model, in_file, path, may_skip, layout, whole)
 
 

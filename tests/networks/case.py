@@ -73,15 +73,15 @@ def images(n: int, height: int, width: int | None = None, channels: int = 3, see
     return torch.randn(n, channels, height, height if width is None else width, generator=generator)
 
 
-def calibrate(model: nn.Module, size: int) -> None:
-    """Running statistics as after training: those of a batch of images."""
+def calibrate(model: nn.Module, height: int, width: int | None = None) -> None:
+    """Running statistics as after training: those of a batch of images, ``images(4, height, width)``."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
         m.momentum = None
     with torch.no_grad():
-        model.train()(images(4, size))
+        model.train()(images(4, height, width))
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
 
