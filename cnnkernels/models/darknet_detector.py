@@ -45,6 +45,44 @@ class YoloHead(FusedBlock):
         return y.unflatten(1, (self.anchors, -1)).permute(0, 1, 3, 4, 2)
 
 
+class Level(nn.Module):
+    """One resolution: the neighbour's features brought to it, joined with the map it has already, then the head.
+
+    resample: brings the features of the level before to this resolution; None for the first level.
+    merge: after the join.
+    x: [N, C, H, W], features of the level before; of the first level its own map.  skip: the map of this resolution.
+    Returns (features for the next level, logits of ``YoloHead``).
+    """
+
+    def __init__(self, resample: nn.Module | None, merge: nn.Module, head: YoloHead) -> None:
+        super().__init__()
+        self.resample, self.merge, self.head = resample, merge, head
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.resample is not None and skip is not None:
+            x = torch.cat((self.resample(x), skip), dim=1)
+        x = self.merge(x)
+        return x, self.head(x)
+
+
+class Levels(nn.ModuleList):
+    """``Level`` after ``Level``, each with the features of the one before.
+
+    maps: one tensor [N, C, H, W] for each, in their order.  Returns their logits.
+    """
+
+    def heads(self) -> list[YoloHead]:
+        return [level.head for level in self]  # type: ignore[misc]
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        x, skips = maps[0], [None, *maps[1:]]
+        logits = []
+        for level, skip in zip(self, skips, strict=True):
+            x, of_level = level(x, skip)
+            logits.append(of_level)
+        return logits
+
+
 def decode_level(raw: Tensor, anchors: Anchors, stride: int, scale_xy: float, squared: bool = False) -> Tensor:
     """Predictions [N, A * H * W, 5 + C] of one level's logits ``raw`` [N, A, H, W, 5 + C], in pixels, float32 or wider.
 

@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnkernels.models.darknet import Darknet
-from cnnkernels.models.darknet_detector import DarknetDetector, YoloHead
+from cnnkernels.models.darknet_detector import DarknetDetector, Level, Levels, YoloHead
 from cnnkernels.models.registry import register
 from cnnkernels.nn import CBL, DarknetSPP, MaxPool2d
 
@@ -51,48 +49,22 @@ def pyramid_convolutions(in_channels: int, channels: int) -> nn.Sequential:
     )
 
 
-class Level(nn.Module):
-    """One resolution: what comes from the coarser one, doubled and joined with the backbone's map, then the head.
-
-    lateral: of the coarser level's features; None for the first level, which has no ``skip``.
-    x: features of the coarser level, or the backbone's last map.  skip: the backbone's map of this resolution.
-    Returns (features for the next level, logits of ``YoloHead``).
-    """
-
-    def __init__(self, lateral: nn.Module | None, merge: nn.Module, head: YoloHead) -> None:
-        super().__init__()
-        self.lateral, self.merge, self.head = lateral, merge, head
-
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self.lateral is not None and skip is not None:
-            x = torch.cat((F.interpolate(self.lateral(x), scale_factor=2.0, mode="nearest"), skip), dim=1)
-        x = self.merge(x)
-        return x, self.head(x)
-
-
-class TopDown(nn.ModuleList):
-    """Levels from the coarsest to the finest; maps: the backbone's, in the same order.  Returns the levels' logits."""
-
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        x, logits = self[0](maps[0])
-        levels = [logits]
-        for level, skip in zip(list(self)[1:], maps[1:], strict=True):
-            x, logits = level(x, skip)
-            levels.append(logits)
-        return levels
-
-
 class TopDownDetector(DarknetDetector):
-    """A backbone that returns its maps from fine to coarse, then a ``TopDown`` called ``levels``."""
+    """A backbone that returns its maps from fine to coarse, then ``levels`` from coarse to fine."""
 
     backbone: nn.Module
-    levels: TopDown
+    levels: Levels
 
-    def heads(self) -> Sequence[YoloHead]:
-        return [level.head for level in self.levels]  # type: ignore[misc]
+    def heads(self) -> list[YoloHead]:
+        return self.levels.heads()
 
     def raw(self, x: Tensor) -> list[Tensor]:
         return self.levels(self.backbone(x)[::-1])  # type: ignore[no-any-return]
+
+
+def doubled(in_channels: int, out_channels: int) -> nn.Sequential:
+    """A 1x1 convolution, then twice the height and width: every pixel four times."""
+    return nn.Sequential(CBL(in_channels, out_channels), nn.Upsample(scale_factor=2.0, mode="nearest"))
 
 
 class YOLOv3(TopDownDetector):
@@ -112,9 +84,9 @@ class YOLOv3(TopDownDetector):
                 levels.append(Level(None, merge, head))
             else:
                 # The coarser level's features in half as many channels, and twice as many of the backbone.
-                levels.append(Level(CBL(channels, width), five_convolutions(3 * width, width), head))
+                levels.append(Level(doubled(channels, width), five_convolutions(3 * width, width), head))
             channels = width
-        self.levels = TopDown(levels)
+        self.levels = Levels(levels)
         self.complete(num_classes, (32, 16, 8), ANCHORS, (1.0, 1.0, 1.0))
 
 
@@ -141,10 +113,10 @@ class TinyBackbone(nn.Module):
         return [fine, seventh(self.last_pool(F.pad(x, (0, 1, 0, 1), mode="replicate")))]
 
 
-def tiny_levels(channels: int, num_classes: int) -> TopDown:
+def tiny_levels(channels: int, num_classes: int) -> Levels:
     """Two levels, after a coarse map with ``channels`` and a fine one with 256."""
     coarse = Level(None, CBL(channels, 256), YoloHead(256, 512, 3, num_classes))
-    return TopDown([coarse, Level(CBL(256, 128), nn.Identity(), YoloHead(384, 256, 3, num_classes))])
+    return Levels([coarse, Level(doubled(256, 128), nn.Identity(), YoloHead(384, 256, 3, num_classes))])
 
 
 class YOLOv3Tiny(TopDownDetector):
