@@ -102,31 +102,25 @@ class Bottleneck(_Residual):
         return self._end(self.fused(x, "conv2", "bn2", "relu"), "conv3", "bn3", shortcut)
 
 
-class ResNet(Network):
-    """7x7 stem, max pooling, four stages of residual blocks, pooling, one linear layer.
+class ResNetTrunk(Network):
+    """7x7 stem, max pooling and stages of residual blocks, for networks with a head of their own.
 
-    block: ``BasicBlock`` or ``Bottleneck``.  layers: blocks per stage.  groups, width_per_group: of ``Bottleneck``.
-    Arguments and results else as in ``Network``.
+    ``add_trunk`` in the constructor adds the children; ``steps`` runs them.
     """
 
-    last_layer = "fc"
     stem_channels: ClassVar[int] = 64
     downsample_kernel: ClassVar[int] = 1
     """Kernel of the shortcut's convolution where the stride is 2."""
 
-    def __init__(
+    def add_trunk(
         self,
         block: type[BasicBlock] | type[Bottleneck],
         layers: Sequence[int],
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        features_only: bool = False,
-        drop_rate: float = 0.0,
+        in_chans: int,
         groups: int = 1,
         width_per_group: int = 64,
-        **kw: Any,
-    ) -> None:
-        super().__init__()
+    ) -> list[tuple[int, int]]:
+        """Adds the children; returns (channels, stride) after every step.  Arguments as in ``ResNet``."""
         inner = {} if (groups, width_per_group) == (1, 64) else {"groups": groups, "width_per_group": width_per_group}
         if inner and not issubclass(block, Bottleneck):
             raise ValueError(
@@ -147,9 +141,7 @@ class ResNet(Network):
                 self.complete_block(children[-1], channels)
             self.add_module(self._stages[stage], nn.Sequential(*children))
             shapes.append((channels, 4 << stage))
-        self.drop_rate = drop_rate
-        self.add_module(self.last_layer, self.make_last_layer(channels, num_classes))
-        self.complete(shapes, features_only=features_only, **kw)
+        return shapes
 
     def _downsample(self, channels: int, out: int, stride: int) -> nn.Module | None:
         if stride == 1 and channels == out:
@@ -181,6 +173,34 @@ class ResNet(Network):
     def steps(self) -> Sequence[Callable[[Tensor], Tensor]]:
         stages = [self._modules[name] for name in self._stages if name in self._modules]
         return [*self.stem(), *stages]  # type: ignore[list-item]
+
+
+class ResNet(ResNetTrunk):
+    """The trunk with four stages, pooling, one linear layer.
+
+    block: ``BasicBlock`` or ``Bottleneck``.  layers: blocks per stage.  groups, width_per_group: of ``Bottleneck``.
+    Arguments and results else as in ``Network``.
+    """
+
+    last_layer = "fc"
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        layers: Sequence[int],
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        features_only: bool = False,
+        drop_rate: float = 0.0,
+        groups: int = 1,
+        width_per_group: int = 64,
+        **kw: Any,
+    ) -> None:
+        super().__init__()
+        shapes = self.add_trunk(block, layers, in_chans, groups, width_per_group)
+        self.drop_rate = drop_rate
+        self.add_module(self.last_layer, self.make_last_layer(shapes[-1][0], num_classes))
+        self.complete(shapes, features_only=features_only, **kw)
 
 
 register("resnet18", ResNet, block=BasicBlock, layers=(2, 2, 2, 2), top1=72.1)
