@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from cnnkernels import _boxes
 from cnnkernels.detection.anchor_free import AnchorFree
 from cnnkernels.detection.assignment import Matches
 from cnnkernels.detection.padded_targets import PaddedTargets, check_num_classes, pad_targets
 from cnnkernels.detection.simota import SimOTA
 from cnnkernels.detection.types import Targets
+from cnnkernels.ops.box_iou_loss import box_iou_loss
 
 Assigner = Callable[[AnchorFree, PaddedTargets], Matches]
 
@@ -87,6 +87,6 @@ class YOLOXLoss(nn.Module):
 
     def _box_loss(self, boxes: Tensor, wanted: Tensor) -> Tensor:
         if self.iou_kind != "iou2":
-            return 1 - _boxes.overlap(boxes, wanted, self.iou_kind)
-        loss = 1 - _boxes.overlap(boxes, wanted, "iou")
+            return box_iou_loss(boxes, wanted, kind=self.iou_kind, reduction="none")
+        loss = box_iou_loss(boxes, wanted, kind="iou", reduction="none")
         return loss * (2 - loss)  # 1 - IoU^2
