@@ -14,33 +14,38 @@ import torch
 from torch import Tensor, nn
 
 from cnnkernels.nn.csp import CBS, ConvFactory, CSPLayer
+from cnnkernels.nn.necks._resize import check_maps, upsampled
 
 Layers = Sequence[Callable[[Tensor], Tensor]]
 _BLOCK = partial(CSPLayer, shortcut=False)
 
 
-def twice_as_large(x: Tensor) -> Tensor:
-    """Every pixel four times: [N, C, 2 H, 2 W]."""
-    return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+def top_down(maps: Sequence[Tensor], reduce: Layers, merge: Layers) -> tuple[list[Tensor], list[Tensor]]:
+    """From the coarsest map to the finest: ``x = merge(cat(reduce(x) enlarged, map))``.
+
+    maps: finest first.  With L of them there are L - 1 layers of each kind, in the order in which they are used.
+    Returns what every merge gave, and every reduce, finest first.
+    """
+    x, merged, reduced = maps[-1], list[Tensor](), list[Tensor]()
+    for narrow, join, finer in zip(reduce, merge, reversed(maps[:-1]), strict=True):
+        reduced.insert(0, narrow(x))
+        x = join(torch.cat((upsampled(reduced[0], finer.shape[2:]), finer), dim=1))
+        merged.insert(0, x)
+    return merged, reduced
 
 
 def path_aggregation(
-    maps: Sequence[Tensor], reduce: Layers, top_down: Layers, downsample: Layers, bottom_up: Layers
+    maps: Sequence[Tensor], reduce: Layers, merge_up: Layers, downsample: Layers, merge_down: Layers
 ) -> list[Tensor]:
-    """The two paths over ``maps``, of which each has half the height and width of the one before it.
+    """``top_down`` with ``reduce`` and ``merge_up``, then back: ``x = merge_down(cat(downsample(x), reduced))``.
 
-    With L maps there are L - 1 layers of each kind, in the order in which they are used.  From the coarsest map upwards:
-    ``x = top_down(cat(twice as large(reduce(x)), map))``; then downwards: ``x = bottom_up(cat(downsample(x), r))``, where r
-    is what ``reduce`` gave at that level.  Returns the first path's last x and every x of the second: one per map.
+    maps: finest first, each half as high and wide as the one before it.  Layers in the order in which they are used.
+    Returns one map per level: the finest of the first path and every x of the second.
     """
-    x, reduced = maps[-1], list[Tensor]()
-    for narrow, merge, finer in zip(reduce, top_down, reversed(maps[:-1]), strict=True):
-        reduced.append(narrow(x))
-        x = merge(torch.cat((twice_as_large(reduced[-1]), finer), dim=1))
-    out = [x]
-    for halve, merge, kept in zip(downsample, bottom_up, reversed(reduced), strict=True):
-        x = merge(torch.cat((halve(x), kept), dim=1))
-        out.append(x)
+    merged, reduced = top_down(maps, reduce, merge_up)
+    out = [merged[0]]
+    for halve, join, kept in zip(downsample, merge_down, reduced, strict=True):
+        out.append(join(torch.cat((halve(out[-1]), kept), dim=1)))
     return out
 
 
@@ -63,14 +68,13 @@ class PAN(nn.Module):
         super().__init__()
         if len(channels) < 2:
             raise ValueError(f"PAN: channels must be of at least two maps, got {list(channels)}")
+        self.channels = list(channels)
         steps = list(pairwise(channels))
         self.reduce = nn.ModuleList(conv(wide, narrow, 1, 1) for narrow, wide in reversed(steps))
-        self.top_down = nn.ModuleList(block(2 * narrow, narrow) for narrow, _ in reversed(steps))
+        self.merge_up = nn.ModuleList(block(2 * narrow, narrow) for narrow, _ in reversed(steps))
         self.downsample = nn.ModuleList(conv(narrow, narrow, 3, 2) for narrow, _ in steps)
-        self.bottom_up = nn.ModuleList(block(2 * narrow, wide) for narrow, wide in steps)
+        self.merge_down = nn.ModuleList(block(2 * narrow, wide) for narrow, wide in steps)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        n = len(self.reduce) + 1
-        if len(maps) != n:
-            raise ValueError(f"PAN: maps must be {n}, got {len(maps)}")
-        return path_aggregation(maps, *map(list, (self.reduce, self.top_down, self.downsample, self.bottom_up)))
+        check_maps("PAN", maps, self.channels)
+        return path_aggregation(maps, *map(list, (self.reduce, self.merge_up, self.downsample, self.merge_down)))
