@@ -15,7 +15,7 @@ from . import timing
 
 DEVICE = os.environ.get("CNNKERNELS_BENCH_DEVICE", "cpu")
 FULL = os.environ.get("CNNKERNELS_BENCH", "quick") == "full"
-BATCHES = (1, 8) if DEVICE == "cpu" else (1, 32, 128)
+BATCHES = (1, 8) if DEVICE == "cpu" else (1, 32, 128) if FULL else (1, 128)
 DTYPES = (torch.float32,) if DEVICE == "cpu" else (torch.float16,)
 if FULL:
     DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -41,6 +41,7 @@ class Group:
     calls: dict[str, Callable[[], object]]
     unchecked: tuple[str, ...] = ()  # contenders that compute something else on purpose (plain IoU beside DIoU)
     times: dict[str, list[float]] = field(default_factory=dict)
+    host: dict[str, float] = field(default_factory=dict)  # on a GPU: seconds to queue a call
 
     @property
     def key(self) -> str:
@@ -73,6 +74,7 @@ class Group:
         gc.disable()  # a collection would land in whichever contender happens to be running
         try:
             self.times = timer(self.calls, rounds, visit)
+            self.host = {} if DEVICE == "cpu" else timing.host_cuda(self.calls)
         finally:
             if collecting:
                 gc.enable()

@@ -43,6 +43,7 @@ def rows_of(groups: list[Group]) -> list[Row]:
                     "gb_per_s": g.bytes / mine / 1e9,
                     "copy_share": med["copy"] / mine,
                     "medians_us": {n: t * 1e6 for n, t in med.items()},
+                    **({"host_us": {n: t * 1e6 for n, t in g.host.items()}} if g.host else {}),
                 }
             )
     return rows

@@ -81,12 +81,18 @@ def reference(x: Tensor, name: str) -> Tensor:
         "relu": F.relu,
         "relu6": F.relu6,
         "silu": F.silu,
-        "hard_swish": F.hardswish,
+        "hard_swish": _hard_swish,
         "mish": F.mish,
         "sigmoid": Tensor.sigmoid,
         "hard_sigmoid": lambda t: F.relu6(t + 3) / 6,  # F.hardsigmoid's gradient holds 1/6 in fp32 only
     }
     return functions[name](x)
+
+
+def _hard_swish(x: Tensor) -> Tensor:
+    if x.is_cuda and x.dtype is torch.float64:
+        return x * F.relu6(x + 3) / 6  # PyTorch's kernel there holds 1/6 in fp32 (2.11)
+    return F.hardswish(x)
 
 
 def reference_grad(x: Tensor, name: str) -> Tensor:

@@ -16,12 +16,17 @@ v = (4 / pi^2) (atan2(w_A, h_A) - atan2(w_B, h_B))^2.  A ratio whose denominator
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 CODES = {"iou": 0, "giou": 1, "diou": 2, "ciou": 3}
 """The numbering of ``ck::Overlap`` in csrc/math/box_overlap.h."""
+
+ASPECT_SCALE = 4 / math.pi**2
+"""Of a squared difference of angles, so that v is between 0 and 1."""
 
 
 def check_kind(op: str, kind: object, beta: object) -> None:
@@ -33,13 +38,25 @@ def check_kind(op: str, kind: object, beta: object) -> None:
         raise ValueError(f"{op}: beta must be a finite number above 0, got {beta!r}")
 
 
+@lru_cache(maxsize=256)
+def rounded_threshold(threshold: float, dtype: torch.dtype) -> float:
+    """The largest number of the arithmetic's dtype that is not above the threshold: x > both, or x > neither."""
+    if dtype is torch.float64 or math.isinf(threshold):
+        return threshold
+    limit = float(np.finfo(np.float32).max)
+    rounded = np.float32(min(max(threshold, -limit), limit))
+    # float(): numpy would compare a float32 with a Python float in float32, where the two are always equal
+    return float(rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf)))
+
+
 def _positive(x: Tensor) -> Tensor:
     """max(x, 0), and 0 for NaN (infinity - infinity, after an overflow)."""
     return torch.where(x > 0, x, 0)
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(b > 0, a / b, 0)
+    """a / b where b > 0, else 0; the gradient there is 0, too."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
 
 
 def sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +74,8 @@ def overlap(a: Tensor, b: Tensor, kind: str, beta: float = 1.0) -> Tensor:
 
     Every operation is rounded on its own and they come in the order of csrc/math/box_overlap.h: NMS turns the result into
     a decision, which must not depend on the backend.  float32 or float64.
+
+    Differentiable; as in the papers, v's weight alpha = v / (1 - iou + v) in ciou is a constant then.
     """
     ax1, ay1, ax2, ay2 = a.unbind(-1)
     bx1, by1, bx2, by2 = b.unbind(-1)
@@ -80,5 +99,6 @@ def overlap(a: Tensor, b: Tensor, kind: str, beta: float = 1.0) -> Tensor:
     if kind == "diou":
         return diou
     turn = angle(a) - angle(b)
-    v = turn * turn * (4 / math.pi**2)
-    return diou - torch.where(v > 0, v * v / ((1 - iou) + v), 0)
+    v = turn * turn * ASPECT_SCALE
+    held, rest = v.detach(), torch.where(v > 0, (1 - iou) + v, 1).detach()  # alpha = held / rest
+    return diou - torch.where(v > 0, v * held / rest, 0)

@@ -51,8 +51,13 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
         _randn((2, 16, 5, 5), (24, 16, 1, 1), (24,), (24,)),
     ),
     "squeeze_excite": lambda: (ops.squeeze_excite, _randn((2, 16, 5, 5), (4, 16), (4,), (16, 4), (16,))),
+    "box_iou_loss": lambda: (ops.box_iou_loss, list(_boxes()[0].split(25))),
     "nms": lambda: (lambda b, s: ops.nms(b, s, 0.3), _boxes()),
     "nms_padded": lambda: (lambda b, s: ops.nms_padded(b[None], s[None], 0.3, max_out=20), _boxes()),
+    "detection_candidates": lambda: (
+        lambda p: ops.detection_candidates(p, 0.3, max_candidates=40),
+        [torch.randn(1, 40, 8, generator=torch.Generator().manual_seed(0)).sigmoid()],
+    ),
     "diou_nms": lambda: (lambda b, s: ops.diou_nms(b, s, 0.3), _boxes()),
     "batched_diou_nms": lambda: (lambda b, s: ops.batched_diou_nms(b, s, (s * 100).long() % 3, 0.3), _boxes()),
 }
@@ -62,7 +67,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
 def _outputs_and_gradients(name: str, device: str) -> list[Tensor]:
     call, tensors = SAMPLES[name]()
     tensors = [t.to(device) for t in tensors]
-    differentiable = not name.endswith(("nms", "nms_padded"))
+    differentiable = not name.endswith(("nms", "nms_padded", "candidates"))
     inputs = [t.requires_grad_(differentiable) for t in tensors]
     result = call(*inputs)
     outputs = [result] if isinstance(result, Tensor) else list(result)

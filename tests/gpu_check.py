@@ -33,8 +33,9 @@ import torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WHOLE_S, BUILD_S, CONTRACT_S, SANITIZER_S, BENCH_S = 520.0, 200.0, 240.0, 60.0, 150.0
-GRACE_S = 15.0  # of a step's time, to report what it has after an interrupt
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
+STEPS = ("build", "contract", *SANITIZERS, "benchmarks")
+GRACE_S = 15.0  # of a step's time, to report what it has after an interrupt
 
 
 @dataclass
@@ -137,20 +138,24 @@ def workers() -> list[str]:
     return ["-n", str(min(os.cpu_count() or 1, 12))] if importlib.util.find_spec("xdist") else []
 
 
-def check(folder: pathlib.Path, whole: float = WHOLE_S) -> bool:
+def check(folder: pathlib.Path, whole: float = WHOLE_S, steps_wanted: Sequence[str] = STEPS) -> bool:
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     python = sys.executable
     steps: list[Step] = []
 
     def step(name: str, command: Sequence[str], limit: float, keep: float = 0.0, **env: str) -> None:
+        if name not in steps_wanted:
+            steps.append(Step(name, "not asked for", 0.0))
+            return
+        keep = keep if "benchmarks" in steps_wanted else 0.0
         left = whole - keep - (time.monotonic() - start)
         steps.append(run_step(name, command, folder / f"{name}.log", min(limit, left), env))
 
     info = machine()
     print(f"{info['gpu']}, torch {info['torch']}, commit {info['commit'][:10]}; results in {folder}")
     step("build", [python, "setup.py", "build_ext", "--inplace"], BUILD_S)
-    if steps[0].status == "passed":
+    if steps[0].status in ("passed", "not asked for"):
         pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         report = folder / "contract.xml"
         rows = ["-m", "gpu", "tests/test_contract.py", "--tb=short", *workers(), f"--junitxml={report}"]
@@ -186,11 +191,14 @@ def main(arguments: Sequence[str] = ()) -> int:
         prog="./dev gpu", description="build, contract table, sanitizer, benchmarks on a GPU"
     )
     parser.add_argument("--seconds", type=float, default=WHOLE_S, help="time for all of it (default %(default)s)")
-    whole = parser.parse_args(arguments).seconds
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, metavar="STEP", help=", ".join(STEPS))
+    options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print(f"no GPU here: torch {torch.__version__} finds no CUDA device, and nothing was run")
         return 2
-    passed = check(results_folder(torch.cuda.get_device_name(), time.strftime("%Y-%m-%d")), whole)
+    passed = check(
+        results_folder(torch.cuda.get_device_name(), time.strftime("%Y-%m-%d")), options.seconds, options.only
+    )
     return 0 if passed else 1
 
 

@@ -20,10 +20,8 @@ What is unusual about a box:
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,17 +29,6 @@ from cnnkernels import _boxes, _check, _layout
 from cnnkernels._op import Op
 
 IDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-@lru_cache(maxsize=256)
-def _threshold(threshold: float, dtype: torch.dtype) -> float:
-    """The largest number of the arithmetic's dtype that is not above the threshold: x > both, or x > neither."""
-    if dtype is torch.float64 or math.isinf(threshold):
-        return threshold
-    limit = float(np.finfo(np.float32).max)
-    rounded = np.float32(min(max(threshold, -limit), limit))
-    # float(): numpy would compare a float32 with a Python float in float32, where the two are always equal
-    return float(rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf)))
 
 
 # ---- checks -------------------------------------------------------------------------------------------------------------
@@ -106,7 +93,7 @@ def _check_padded(
 def _greedy(boxes: Tensor, scores: Tensor, ids: list[Tensor], threshold: float, kind: str, beta: float) -> Tensor:
     """Kept indices of one set of boxes by falling score; O(N) memory, one step per kept box."""
     boxes = boxes.to(_check.acc_dtype(boxes))
-    threshold = _threshold(threshold, boxes.dtype)
+    threshold = _boxes.rounded_threshold(threshold, boxes.dtype)
     order = scores.argsort(descending=True, stable=True)
     order = order[(boxes.isfinite().all(1) & ~scores.isnan())[order]]
     boxes, ids = boxes[order], [t[order] for t in ids]
@@ -180,7 +167,7 @@ def _padded_with(run: Any) -> Any:
     def padded(
         boxes: Tensor, scores: Tensor, threshold: float, kind: str, beta: float, class_ids: Tensor | None, max_out: int
     ) -> tuple[Tensor, Tensor]:
-        threshold = _threshold(threshold, _check.acc_dtype(boxes))
+        threshold = _boxes.rounded_threshold(threshold, _check.acc_dtype(boxes))
         segments = None if class_ids is None else class_ids.long().contiguous()
         return run(_layout.dense(boxes), scores.contiguous(), segments, threshold, _boxes.CODES[kind], beta, max_out)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -70,7 +71,8 @@ def _reference(
 ) -> Tensor:
     acc = _check.acc_dtype(x)
     gated = x.to(acc) if gate is None else x.to(acc) * gate.to(acc)[:, :, None, None]
-    u = F.conv2d(gated, weight.to(acc))
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):  # on a GPU: fp32 as the op says
+        u = F.conv2d(gated, weight.to(acc))
     v = u * _batch_norm.along_channels(scale.to(acc), u) + _batch_norm.along_channels(shift.to(acc), u)
     y = _activation.reference(v, act)
     if residual is not None:
