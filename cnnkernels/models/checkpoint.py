@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnnkernels.models import layout as layouts
 from cnnkernels.models.network import Network
 
-Reader = Callable[[Network, str | os.PathLike[str]], dict[str, Tensor]]
+Reader = Callable[[nn.Module, str | os.PathLike[str]], dict[str, Tensor]]
 _READERS: dict[str, Reader] = {}
 Refused = Callable[[str | os.PathLike[str]], dict[str, Tensor]]
 
@@ -58,7 +58,7 @@ def load_weights(
     path: str | os.PathLike[str],
     may_skip: Sequence[str] = (),
     layout: str | None = None,
-    whole: Callable[[], Network] | None = None,
+    whole: Callable[[], nn.Module] | None = None,
 ) -> None:
     """Copies a checkpoint into the model if it fits exactly; else raises ValueError and has changed nothing.
 
@@ -72,7 +72,7 @@ def load_weights(
     if reader is None:
         in_file = read_weights(path, getattr(model, "read_refused", None))
     else:
-        in_file = reader(_network(model, whole), path)
+        in_file = reader(model if whole is None else whole(), path)
     load_state(model, in_file, path, may_skip, layout, whole)
 
 
@@ -82,7 +82,7 @@ def load_state(
     path: str | os.PathLike[str],
     may_skip: Sequence[str] = (),
     layout: str | None = None,
-    whole: Callable[[], Network] | None = None,
+    whole: Callable[[], nn.Module] | None = None,
 ) -> None:
     """``load_weights`` of tensors that have been read from ``path`` already."""
     own = model.state_dict()
@@ -121,11 +121,8 @@ def load_state(
     model.load_state_dict({**{k: own[k] for k in optional}, **given})
 
 
-def _network(model: nn.Module, whole: Callable[[], Network] | None) -> Network:
-    if whole is not None:
-        return whole()
-    if not isinstance(model, Network):
-        raise TypeError(
-            f"load_weights: layouts and files without keys are for networks of cnnkernels.models, got {type(model).__name__}"
-        )
-    return model
+def _network(model: nn.Module, whole: Callable[[], nn.Module] | None) -> Network:
+    network = model if whole is None else whole()
+    if not isinstance(network, Network):
+        raise ValueError(f"{type(network).__name__} has no layout beside its own")
+    return network

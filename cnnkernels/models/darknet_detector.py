@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkernels.models.detection_network import DetectionNetwork, Preprocessing
+from cnnkernels.models.grid import in_full_precision, positions
 from cnnkernels.nn import CBL, CBM, FusedBlock
 
 Anchors = Sequence[tuple[int, int]]
@@ -83,7 +84,7 @@ class Levels(nn.ModuleList):
         return logits
 
 
-def decode_level(raw: Tensor, anchors: Anchors, stride: int, scale_xy: float, squared: bool = False) -> Tensor:
+def decode_level(raw: Tensor, anchors: Anchors | Tensor, stride: int, scale_xy: float, squared: bool = False) -> Tensor:
     """Predictions [N, A * H * W, 5 + C] of one level's logits ``raw`` [N, A, H, W, 5 + C], in pixels, float32 or wider.
 
         x, y = stride * (cell + scale_xy * sigmoid(t) - (scale_xy - 1) / 2)
@@ -92,12 +93,9 @@ def decode_level(raw: Tensor, anchors: Anchors, stride: int, scale_xy: float, sq
     anchors: A of them, in pixels.  squared: Scaled-YOLOv4's sizes (Wang et al. 2020, arXiv:2011.08036), Darknet's
     ``new_coords``; those of YOLOv5, too.
     """
-    raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-    height, width = raw.shape[2:4]
-    rows, columns = (torch.arange(n, dtype=raw.dtype, device=raw.device) for n in (height, width))
-    cells = torch.stack((columns.expand(height, width), rows[:, None].expand(height, width)), dim=-1)
-    sizes = torch.tensor(anchors, dtype=raw.dtype, device=raw.device)[:, None, None]
-    centres = (raw[..., :2].sigmoid() * scale_xy + (cells - (scale_xy - 1) / 2)) * stride
+    raw = in_full_precision(raw)
+    sizes = torch.as_tensor(anchors, dtype=raw.dtype, device=raw.device)[:, None, None]
+    centres = (raw[..., :2].sigmoid() * scale_xy + (positions(raw) - (scale_xy - 1) / 2)) * stride
     extents = sizes * ((2 * raw[..., 2:4].sigmoid()).square() if squared else raw[..., 2:4].exp())
     return torch.cat((centres, extents, raw[..., 4:].sigmoid()), dim=-1).flatten(1, 3)
 
