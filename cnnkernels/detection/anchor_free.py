@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cnnkernels import _check
+from cnnkernels.models.grid import positions
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ class AnchorFree:
         corners, sizes = [], []
         for level, stride in zip(raw, strides, strict=True):
             h, w = level.shape[2:]
-            y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
-            corners.append(torch.stack((x, y), -1).reshape(-1, 2).to(dtype))
+            corners.append(positions(level.new_empty((h, w, 0), dtype=dtype)).flatten(0, 1))
             sizes.append(torch.full((h * w, 1), stride, dtype=dtype, device=device))
         size = (raw[0].shape[2] * strides[0], raw[0].shape[3] * strides[0])
         return cls(rows[:, :4].mT, rows[:, 4], rows[:, 5:], torch.cat(corners), torch.cat(sizes), size)

@@ -18,7 +18,7 @@ class Matches:
     target: Tensor
     """[P] int64: which of the image's objects."""
     overlap: Tensor
-    """[P]: IoU of the prediction with the object."""
+    """[P]: IoU of the prediction (where an anchor is assigned, of the anchor) with the object."""
 
     def __len__(self) -> int:
         return len(self.image)
