@@ -53,6 +53,10 @@ SIGNATURES: dict[str, tuple[str, list[dict[str, object]]]] = {
         "*i32 *i32 *i32 *i32 i32 i32 i32 i32 i32 i32",
         [{"LAST": False, "ROWS": 2, "COLUMNS": 1024}, {"LAST": True, "ROWS": 16, "COLUMNS": 128}],
     ),
+    "focus_kernel": (
+        "*i32 *i32 i32 i32 i32 i32",
+        [{"LAST": last, "INVERSE": inverse, "BLOCK": 1024} for last in (False, True) for inverse in (False, True)],
+    ),
     "nms_mask_kernel": (
         "*fp32 *fp32 *i32 *fp64 *i64 i32 i32 i32 i32 fp32",
         [{"KIND": k, "POWER": p, "TILE": 64} for k, p in ((0, False), (1, False), (2, True), (3, False))],

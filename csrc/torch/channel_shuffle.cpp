@@ -8,14 +8,6 @@ namespace {
 
 using Pair = std::tuple<Tensor, Tensor>;
 
-int element_size(const Tensor& t) {
-  switch (dtype_of(t)) {
-    case Dtype::f64: return 8;
-    case Dtype::f32: return 4;
-    default: return 2;
-  }
-}
-
 ShuffleShape shape_of(const Tensor& a, int64_t channels_b, int64_t channels_left, int64_t groups) {
   STD_TORCH_CHECK(a.dim() == 4, "channel_shuffle: [N, C, H, W] expected");
   const int64_t channels = a.size(1) + channels_b;

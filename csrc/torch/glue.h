@@ -68,6 +68,14 @@ inline Dtype dtype_of(const Tensor& t) {
   }
 }
 
+inline int element_size(const Tensor& t) {  // bytes
+  switch (dtype_of(t)) {
+    case Dtype::f64: return 8;
+    case Dtype::f32: return 4;
+    default: return 2;
+  }
+}
+
 // The dtype of per-channel parameters, statistics and accumulators that go with x.
 inline ScalarType acc_type(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
