@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnkernels.models.darknet_detector import decode_level
 from cnnkernels.models.detection_network import DetectionNetwork
-from cnnkernels.models.grid import in_full_precision, positions
 from cnnkernels.models.pickled_checkpoint import read_pickled
 from cnnkernels.models.registry import register
 from cnnkernels.nn import C3, SPP, SPPF, ConvBNAct, Focus, FusedBlock, _unit
@@ -147,22 +147,17 @@ class YOLOv5(DetectionNetwork):
         maps = path_aggregation(
             maps,
             reduce=self._layers(10, 14),
-            top_down=self._layers(13, 17),
+            merge_up=self._layers(13, 17),
             downsample=self._layers(18, 21),
-            bottom_up=self._layers(20, 23),
+            merge_down=self._layers(20, 23),
         )
         return self.model["24"](maps)  # type: ignore[no-any-return]
 
     def decode(self, raw: list[Tensor]) -> Tensor:
         """With s the sigmoid of a logit: centre (2 s - 0.5 + cell) * stride, size (2 s)^2 * anchor."""
-        levels = []
-        of_levels: Any = self.model["24"].anchors
-        for level, in_cells, stride in zip(raw, of_levels, self.strides, strict=True):
-            y = in_full_precision(level).sigmoid()
-            centres = (y[..., :2] * 2 - 0.5 + positions(y)) * stride
-            sizes = (y[..., 2:4] * 2) ** 2 * (in_cells[:, None, None] * stride)
-            levels.append(torch.cat((centres, sizes, y[..., 4:]), dim=-1).flatten(1, 3))
-        return torch.cat(levels, dim=1)
+        in_cells: Any = self.model["24"].anchors
+        levels = zip(raw, in_cells, self.strides, strict=True)
+        return torch.cat([decode_level(y, cells * s, s, 2.0, squared=True) for y, cells, s in levels], dim=1)
 
 
 def _register(size: str, depth: float, width: float, ap: float, ap_v5: float | None) -> None:

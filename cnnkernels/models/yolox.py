@@ -74,9 +74,9 @@ class YOLOPAFPN(nn.Module):
         return path_aggregation(
             self.backbone(x),
             reduce=(self.lateral_conv0, self.reduce_conv1),
-            top_down=(self.C3_p4, self.C3_p3),
+            merge_up=(self.C3_p4, self.C3_p3),
             downsample=(self.bu_conv2, self.bu_conv1),
-            bottom_up=(self.C3_n3, self.C3_n4),
+            merge_down=(self.C3_n3, self.C3_n4),
         )
 
 

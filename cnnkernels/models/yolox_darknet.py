@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from cnnkernels.nn.csp import Bottleneck, ConvFactory
-from cnnkernels.nn.necks.pan import twice_as_large
+from cnnkernels.nn.necks.pan import top_down
 from cnnkernels.nn.spp import SPP
 
 
@@ -62,7 +61,6 @@ class YOLOFPN(nn.Module):
         self.out2 = nn.Sequential(*_alternating(256 + 128, 128, 5, conv))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        third, fourth, fifth = self.backbone(x)
-        fourth = self.out1(torch.cat((twice_as_large(self.out1_cbl(fifth)), fourth), dim=1))
-        third = self.out2(torch.cat((twice_as_large(self.out2_cbl(fourth)), third), dim=1))
-        return [third, fourth, fifth]
+        maps = self.backbone(x)
+        merged, _ = top_down(maps, (self.out1_cbl, self.out2_cbl), (self.out1, self.out2))
+        return [*merged, maps[-1]]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from cnnkernels.nn.csp import CBS, ConvFactory
+from cnnkernels.ops.focus import focus
 
 
 class Focus(nn.Module):
@@ -26,5 +26,4 @@ class Focus(nn.Module):
         self.conv = conv(4 * in_channels, out_channels, kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = [x[..., row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
-        return self.conv(torch.cat(parts, dim=1))  # type: ignore[no-any-return]
+        return self.conv(focus(x))  # type: ignore[no-any-return]

@@ -7,18 +7,33 @@ over growing windows around every cell.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cnnkernels.nn import _unit
 from cnnkernels.nn.csp import CBS, ConvFactory
 from cnnkernels.nn.max_pool import MaxPool2d
+from cnnkernels.ops.spp import MOST_SIZES, spp
 
 
 def _same(kernel_size: int) -> MaxPool2d:
     if kernel_size % 2 == 0:
         raise ValueError(f"SPP: kernel sizes must be odd, got {kernel_size}")
     return MaxPool2d(kernel_size, 1, kernel_size // 2)
+
+
+def _window(pool: Any) -> int:
+    """Size of the square around a cell whose maximum the pool gives; 0 for another pool, or one that is to be called."""
+    if not _unit.untouched(pool, MaxPool2d) or pool.return_indices:
+        return 0
+    k, window = pool.kernel_size, (pool.stride, pool.padding, pool.dilation)
+    return k if isinstance(k, int) and k % 2 and window == (1, k // 2, 1) else 0
+
+
+def _as_one_op(x: Tensor, sizes: Sequence[int]) -> bool:
+    return _unit.ordinary_call(x) and x.dim() == 4 and all(sizes) and 0 < len(sizes) <= MOST_SIZES
 
 
 class SPP(nn.Module):
@@ -48,6 +63,9 @@ class SPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, last = (self.get_submodule(name) for name in self._names)
         y = first(x)
+        sizes = [_window(pool) for pool in self.m]
+        if _as_one_op(y, sizes):
+            return last(spp(y, sizes))  # type: ignore[no-any-return]
         return last(torch.cat([y, *(pool(y) for pool in self.m)], dim=1))  # type: ignore[no-any-return]
 
 
@@ -65,7 +83,9 @@ class SPPF(nn.Module):
         self.m = _same(kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = [self.cv1(x)]
+        maps, k = [self.cv1(x)], _window(self.m)
+        if _as_one_op(maps[0], [k]):
+            return self.cv2(spp(maps[0], (k, 2 * k - 1, 3 * k - 2)))  # type: ignore[no-any-return]
         for _ in range(3):
             maps.append(self.m(maps[-1]))
         return self.cv2(torch.cat(maps, dim=1))  # type: ignore[no-any-return]
