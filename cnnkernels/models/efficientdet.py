@@ -121,7 +121,7 @@ class EfficientDet(DetectionNetwork):
         codes = torch.cat([_by_anchor(y, 4) for y in raw[1]], dim=1)
         codes = codes.to(
             torch.promote_types(codes.dtype, torch.float32)
-        )  # half types have no single pixels beyond 2048, or 256
+        )  # float16 skips pixels beyond 2048, bfloat16 beyond 256
         anchors = self.anchors([y.shape[2:] for y in raw[0]], codes.device, codes.dtype)
         boxes = decode_boxes(codes, anchors)
         scores = logits.to(boxes.dtype).sigmoid()

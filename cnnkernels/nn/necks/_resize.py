@@ -13,11 +13,18 @@ from cnnkernels.nn.max_pool import MaxPool2d
 # one only the bottom has one, which is a window that reaches beyond it.
 _HALVING = {(h, w): MaxPool2d(3, 2, (h, w), ceil_mode=True) for h in (0, 1) for w in (0, 1)}
 
+_POOLS = [MaxPool2d(2**steps, 2**steps, ceil_mode=True) for steps in range(5)]
+
 
 def halved(x: Tensor) -> Tensor:
     """Maxima of 3x3 pixels at stride 2, padded as TensorFlow does: [N, C, ceil(H / 2), ceil(W / 2)]."""
     height, width = x.shape[2:]
     return _HALVING[height % 2, width % 2](x)  # type: ignore[no-any-return]
+
+
+def pooled(x: Tensor, steps: int) -> Tensor:
+    """Maxima of squares of 2^steps pixels, those at the bottom and the right maybe smaller; x itself for steps <= 0."""
+    return x if steps <= 0 else _POOLS[steps](x)  # type: ignore[no-any-return]
 
 
 def upsampled(x: Tensor, size: Sequence[int]) -> Tensor:
