@@ -68,8 +68,10 @@ def _checked(heatmaps: Tensor) -> Tensor:
 
 def _within(maps: Tensor, pixel: Tensor, before: int, behind: int) -> Tensor:
     """[N, K, 1]: whether a pixel has so many others before and behind it, in its row and in its column."""
-    last = torch.tensor((maps.shape[3] - 1, maps.shape[2] - 1), device=maps.device)
-    return ((pixel >= before) & (pixel <= last - behind)).all(2, keepdim=True)
+    x, y = pixel.unbind(2)
+    height, width = maps.shape[2:]
+    in_row, in_column = (x >= before) & (x < width - behind), (y >= before) & (y < height - behind)
+    return (in_row & in_column)[..., None]
 
 
 def _patches(maps: Tensor, pixel: Tensor, radius: int) -> Tensor:
@@ -90,7 +92,7 @@ def _quarter(maps: Tensor, pixel: Tensor) -> Tensor:
 
 def _dark(maps: Tensor, pixel: Tensor, blur: int) -> Tensor:
     """Offsets [N, K, 2]: -H^-1 g of the logarithm, with differences over two pixels each way, as the authors' code has."""
-    around = _patches(_smoothed(maps, blur).clamp(min=1e-10).log(), pixel, 2).unflatten(2, (5, 5))
+    around = _patches(_smoothed(maps, blur), pixel, 2).clamp(min=1e-10).log().unflatten(2, (5, 5))
 
     def at(dx: int, dy: int) -> Tensor:
         return around[..., 2 + dy, 2 + dx]
