@@ -1,4 +1,5 @@
-"""The command ``cnnkernels``: examines the installation, runs the benchmarks of a checkout, draws and compares networks."""
+"""The command ``cnnkernels``: examines the installation, runs the benchmarks of a checkout, draws and compares networks,
+detects objects in pictures."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import torch
 from cnnkernels import _explain, _selftest
 from cnnkernels import draw as drawing
 from cnnkernels.compare import command as comparing
+from cnnkernels.detection import command as detecting
 from cnnkernels.models import list_models
 
 
@@ -101,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _add_draw(commands)
     comparing.add_arguments(commands.add_parser("compare", help="networks side by side: cost, speed, memory, accuracy"))
+    detecting.add_arguments(commands.add_parser("detect", help="objects in pictures: boxes drawn, and as JSON"))
     options, rest = parser.parse_known_args(arguments)
     if options.command == "bench":
         return bench(rest)
@@ -108,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     if options.command == "compare":
         return comparing.run(options)
+    if options.command == "detect":
+        return detecting.run(options)
     return draw(options) if options.command == "draw" else doctor()
 
 

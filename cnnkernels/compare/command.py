@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
 from cnnkernels._files import write_whole
+from cnnkernels._progress import progress
 from cnnkernels.compare import output, plot, presets
 from cnnkernels.compare.measure import Row, Settings, compare, select
 
@@ -97,7 +95,7 @@ def _networks(options: argparse.Namespace, names: list[str], settings: Settings)
     rows: list[Row] = []
     status = 0
     try:
-        with _progress(len(names) * len(options.batch)) as advance:
+        with progress("measuring", len(names) * len(options.batch)) as advance:
             for row in compare(names, options.batch, options.size, settings):
                 rows.append(row)
                 advance(row.name)
@@ -129,18 +127,3 @@ def _print_conditions(settings: Settings) -> None:
     if not settings.time:
         facts = {k: facts[k] for k in ("commit", "date")}
     print("\n" + "; ".join(f"{k}: {v}" for k, v in facts.items()))
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal's standard error, where rich is installed."""
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError:
-        yield lambda name: None
-        return
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task: Any = bar.add_task("measuring", total=total)
-        yield lambda name: bar.update(task, advance=1, description=name)

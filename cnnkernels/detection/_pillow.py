@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 try:
-    from PIL import Image, ImageDraw, ImageOps
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
 except ImportError as error:
     raise ImportError("pictures are read and written by Pillow: pip install pillow") from error
 
-__all__ = ["Image", "ImageDraw", "ImageOps"]
+__all__ = ["Image", "ImageDraw", "ImageFont", "ImageOps"]

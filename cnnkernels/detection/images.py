@@ -36,13 +36,24 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
         name, content = name or os.fspath(source), pathlib.Path(source).read_bytes()
     try:
         with pillow.Image.open(io.BytesIO(content)) as picture:
-            picture.load()
-            pixels = _as_rgb(pillow.ImageOps.exif_transpose(picture))
+            pixels = from_pillow(picture)
     except (
         Exception
     ) as error:  # Pillow raises what its decoders raise: OSError, SyntaxError, struct.error, zlib.error, ...
         raise ValueError(f"{name}: no picture that can be read: {error}") from error
     return pixels
+
+
+def from_pillow(picture: Any) -> Image:
+    """A Pillow image as ``read_image`` gives it.  TypeError for anything else; what Pillow raises for a truncated one."""
+    from cnnkernels.detection import _pillow as pillow
+
+    if not isinstance(picture, pillow.Image.Image):
+        raise TypeError(
+            f"a picture is a path, bytes, an array, a tensor or a Pillow image, got {type(picture).__name__}"
+        )
+    picture.load()
+    return _as_rgb(pillow.ImageOps.exif_transpose(picture))
 
 
 def _as_rgb(picture: Any) -> Image:
@@ -57,3 +68,13 @@ def _as_rgb(picture: Any) -> Image:
         alpha = rgba[..., 3:] / 255
         return np.round(rgba[..., :3] * alpha + BACKGROUND * (1 - alpha)).astype(np.uint8)
     return np.array(picture.convert("RGB"))
+
+
+def encode(image: Image, suffix: str) -> bytes:
+    """uint8 [H, W, 3] as the content of a .png or .jpg file."""
+    from cnnkernels.detection import _pillow as pillow
+
+    buffer = io.BytesIO()
+    options = {"quality": 92} if suffix == ".jpg" else {}
+    pillow.Image.fromarray(image).save(buffer, "JPEG" if suffix == ".jpg" else "PNG", **options)
+    return buffer.getvalue()
