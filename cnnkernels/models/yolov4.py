@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -35,14 +34,15 @@ TINY_ANCHORS = [
 class CSPBackbone(nn.Module):
     """CSPDarknet with Mish: a 3x3 convolution, five stages that halve the resolution; returns the last three's maps.
 
-    widths, depths: channels and units of the stages.  cross_first: the first stage is a cross stage, too.
+    width: channels of the first stage; each further one has twice as many.  depths: units of the stages.
+    cross_first: the first stage is a cross stage, too.
     """
 
-    def __init__(self, in_chans: int, widths: Sequence[int], depths: Sequence[int], cross_first: bool) -> None:
+    def __init__(self, in_chans: int, width: int, depths: Sequence[int], cross_first: bool) -> None:
         super().__init__()
         self.stem = CBM(in_chans, 32, 3)
-        stages = [CSPX(32, widths[0], depths[0], first=True) if cross_first else ResX(32, widths[0], depths[0], "mish")]
-        stages += [CSPX(a, b, depth) for (a, b), depth in zip(pairwise(widths), depths[1:], strict=True)]
+        stages = [CSPX(32, width, depths[0], first=True) if cross_first else ResX(32, width, depths[0], "mish")]
+        stages += [CSPX(width << i, 2 * width << i, depth) for i, depth in enumerate(depths[1:])]
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -146,7 +146,7 @@ class YOLOv4(PathAggregationDetector):
 
     def __init__(self, num_classes: int = 80, in_chans: int = 3) -> None:
         super().__init__()
-        backbone = CSPBackbone(in_chans, (64, 128, 256, 512, 1024), (1, 2, 8, 8, 4), cross_first=True)
+        backbone = CSPBackbone(in_chans, 64, (1, 2, 8, 8, 4), cross_first=True)
         self.add_layers(backbone, pyramid_convolutions(1024, 512), 512, five_convolutions, CBL, num_classes)
         self.complete(num_classes, STRIDES, ANCHORS, (1.2, 1.1, 1.05))
 
@@ -154,7 +154,7 @@ class YOLOv4(PathAggregationDetector):
 class ScaledYOLOv4(PathAggregationDetector):
     """Cross stages and Mish in the neck, too, and the box sizes of ``decode_level(squared=True)``.
 
-    widths, depths: of the backbone's stages.  count: pairs of convolutions in the neck's cross stages.
+    width, depths: of the backbone's five stages, see ``CSPBackbone``.  count: pairs of convolutions in the neck's cross stages.
     Arguments else as for ``YOLOv4``.
     """
 
@@ -162,16 +162,16 @@ class ScaledYOLOv4(PathAggregationDetector):
 
     def __init__(
         self,
-        widths: Sequence[int] = (64, 128, 256, 512, 1024),
+        width: int = 64,
         depths: Sequence[int] = (1, 2, 8, 8, 4),
         count: int = 2,
         num_classes: int = 80,
         in_chans: int = 3,
     ) -> None:
         super().__init__()
-        backbone, width = CSPBackbone(in_chans, widths, depths, cross_first=False), widths[-1] // 2
+        backbone, half = CSPBackbone(in_chans, width, depths, cross_first=False), 8 * width
         merge = partial(cross_convolutions, count=count)
-        self.add_layers(backbone, cross_pyramid(2 * width, width, count), width, merge, CBM, num_classes)
+        self.add_layers(backbone, cross_pyramid(2 * half, half, count), half, merge, CBM, num_classes)
         self.complete(num_classes, STRIDES, ANCHORS, (2.0, 2.0, 2.0))
 
 
@@ -214,7 +214,7 @@ register(
     input_size=640,
     task="detection",
     ap=50.1,
-    widths=(80, 160, 320, 640, 1280),
+    width=80,
     depths=(1, 3, 10, 10, 5),
     count=3,
 )
