@@ -12,11 +12,13 @@ from cnnkernels.nn.blocks import (
     SqueezeExcite,
     conv_bn_act,
 )
+from cnnkernels.nn.cm_batch_norm import CmBatchNorm2d
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
 from cnnkernels.nn.conv_same import Conv2dSame
 from cnnkernels.nn.csp import C3, Bottleneck, CSPLayer, depthwise_separable
 from cnnkernels.nn.darknet_blocks import CBL, CBM, CSPX, DarknetSPP, ResUnit, ResX, TinyCSP
 from cnnkernels.nn.decoupled_head import DecoupledHead
+from cnnkernels.nn.drop_block import DropBlock2d, linear_drop_prob
 from cnnkernels.nn.focus import Focus
 from cnnkernels.nn.linear import Linear
 from cnnkernels.nn.max_pool import MaxPool2d
@@ -37,11 +39,13 @@ __all__ = [
     "Bottleneck",
     "CSPLayer",
     "ChannelShuffle",
+    "CmBatchNorm2d",
     "Conv2dSame",
     "ConvBNAct",
     "DWConvBNAct",
     "DarknetSPP",
     "DecoupledHead",
+    "DropBlock2d",
     "EfficientChannelAttention",
     "Fire",
     "Focus",
@@ -63,4 +67,5 @@ __all__ = [
     "conv_bn_act",
     "create_activation",
     "depthwise_separable",
+    "linear_drop_prob",
 ]
