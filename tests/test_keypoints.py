@@ -19,6 +19,8 @@ from tests.gaussians import SIZE, maps_of, spread
 from tests.oracles import pytorchcv_model
 
 methods = pytest.mark.parametrize("method", METHODS)
+
+
 # ---- Decoding --------------------------------------------------------------------------------------------------------
 
 
