@@ -10,13 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from cnnkernels import ops
+from cnnkernels.nn import _unit
 from cnnkernels.nn.conv import ConvBNAct
-from cnnkernels.nn.max_pool import MaxPool2d
 from cnnkernels.nn.sequential import plus
 
 LEAKY = "leaky_relu(0.1)"
 """Darknet's ``leaky``: the slope is that of its source code."""
+
+_WINDOWS = (13, 9, 5)
 
 
 class CBL(ConvBNAct):
@@ -118,12 +122,7 @@ class DarknetSPP(nn.Module):
     x: [N, C, H, W], returns [N, 4 C, H, W].  He et al. 2014, arXiv:1406.4729, as YOLOv3-SPP and YOLOv4 have it.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = MaxPool2d(5, 1, 2)
-
     def forward(self, x: Tensor) -> Tensor:
-        # The maximum of maxima: windows of 5 over windows of 5 are windows of 9, once more of 13.
-        five = self.pool(x)
-        nine = self.pool(five)
-        return torch.cat((self.pool(nine), nine, five, x), dim=1)
+        if x.dim() == 4 and _unit.ordinary_call(x):
+            return torch.cat((ops.spp(x, _WINDOWS)[:, x.shape[1] :], x), dim=1)
+        return torch.cat([*(F.max_pool2d(x, k, 1, k // 2) for k in _WINDOWS), x], dim=-3)
