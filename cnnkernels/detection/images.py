@@ -37,9 +37,7 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
     try:
         with pillow.Image.open(io.BytesIO(content)) as picture:
             pixels = from_pillow(picture)
-    except (
-        Exception
-    ) as error:  # Pillow raises what its decoders raise: OSError, SyntaxError, struct.error, zlib.error, ...
+    except Exception as error:  # whatever a decoder raises: OSError, SyntaxError, struct.error, zlib.error
         raise ValueError(f"{name}: no picture that can be read: {error}") from error
     return pixels
 
