@@ -65,14 +65,15 @@ def test_python_imports_point_down(module):
 
 
 def test_no_op_imports_another_op():
-    """Triton shares activation formulas, an op's kernels with its training form, and BN's with the convolution."""
+    """Triton shares formulas (activations, overlaps), an op's kernels with its training form, BN's with the convolution."""
     for module, path in modules().items():
         stem = module.rsplit(".", 1)[-1]
         if layer_of(module) != "ops" or stem in ("ops", "triton"):
             continue
         others = {m for m in imports(path) if layer_of(m) == "ops" and not m.endswith(f".{stem}")}
         others.discard(f"cnnkernels.ops.triton.{stem.removesuffix('_train')}")
-        others -= {"cnnkernels.ops.triton.activation"} if ".triton." in module else set()
+        formulas = {"cnnkernels.ops.triton.activation", "cnnkernels.ops.triton.box_overlap"}
+        others -= formulas if ".triton." in module else set()
         others -= {"cnnkernels.ops.triton.bn_act"} if ".triton.dwconv_bn_act" in module else set()
         assert not others, f"{module} imports {sorted(others)}"
 

@@ -46,6 +46,15 @@ SIGNATURES: dict[str, tuple[str, list[dict[str, object]]]] = {
     ),
     "dwconv_grad_input_kernel": ("T* T* T*" + 15 * " i32", [{**BN, **K3}]),
     "dwconv_grad_weight_kernel": ("T* T* *fp32" + 16 * " i32", [{**BN, **K3, "TAPS": 16}]),
+    "box_iou_loss_kernel": (
+        "T* T* *fp32 i32 fp32",
+        [{"KIND": k, "REDUCE": r, "BLOCK": 512} for k, r in ((0, False), (1, True), (2, False), (3, True))],
+    ),
+    "box_iou_loss_total_kernel": ("*fp32 *fp32 i32", [{"BLOCK": 1024}]),
+    "box_iou_loss_backward_kernel": (
+        "T* T* *fp32 T* T* i32 i32 fp32",
+        [{"KIND": k, "TARGET": t, "BLOCK": 512} for k, t in ((0, True), (1, False), (2, True), (3, True))],
+    ),
     "channel_sum_kernel": ("*fp32 *fp32 i32 i32", [{"BC": 32, "BS": 64}]),
     "channel_stats_kernel": ("T* *fp32 *fp32 i32 i32 i32 i32 i32 i32", [BN]),
     "channel_stats_total_kernel": ("*fp32 *fp32 *fp32 *fp32 i32 i32 i32 i32", [{"BC": 32, "BS": 64}]),

@@ -54,6 +54,8 @@ CK_HD float div_rn(float a, float b) {
 }
 #endif
 
+constexpr double kAspectScale = 0.40528473456935109;  // 4 / pi^2
+
 // Corners, and what is computed once per box.  V: float, double or a SIMD vector.
 template <class V>
 struct Box {
@@ -74,11 +76,19 @@ CK_HD T box_angle(T x1, T y1, T x2, T y2) {
       ::atan2(static_cast<double>(m_max(sub_rn(x2, x1), T(0))), static_cast<double>(m_max(sub_rn(y2, y1), T(0)))));
 }
 
+// Of the intervals [a1, a2] and [b1, b2]: the length that they share, and the length from the first end to the last.
+template <class V>
+CK_HD V shared_length(V a1, V a2, V b1, V b2) {
+  return m_max(sub_rn(m_min(a2, b2), m_max(a1, b1)), V(0));
+}
+template <class V>
+CK_HD V spanned_length(V a1, V a2, V b1, V b2) {
+  return m_max(sub_rn(m_max(a2, b2), m_min(a1, b1)), V(0));
+}
+
 template <class V>
 CK_HD V intersection(const Box<V>& a, const Box<V>& b) {
-  const V w = m_max(sub_rn(m_min(a.x2, b.x2), m_max(a.x1, b.x1)), V(0));
-  const V h = m_max(sub_rn(m_min(a.y2, b.y2), m_max(a.y1, b.y1)), V(0));
-  return mul_rn(w, h);
+  return mul_rn(shared_length(a.x1, a.x2, b.x1, b.x2), shared_length(a.y1, a.y2, b.y1, b.y2));
 }
 
 template <class V>
@@ -101,8 +111,7 @@ CK_HD V overlap(Overlap kind, const Box<V>& a, const Box<V>& b, [[maybe_unused]]
   const V zero(0), inter = intersection(a, b), uni = union_area(a, b, inter);
   const V iou = ratio(inter, uni);
   if (kind == Overlap::iou) return iou;
-  const V cw = m_max(sub_rn(m_max(a.x2, b.x2), m_min(a.x1, b.x1)), zero);
-  const V ch = m_max(sub_rn(m_max(a.y2, b.y2), m_min(a.y1, b.y1)), zero);
+  const V cw = spanned_length(a.x1, a.x2, b.x1, b.x2), ch = spanned_length(a.y1, a.y2, b.y1, b.y2);
   if (kind == Overlap::giou) {
     const V around = mul_rn(cw, ch);
     return sub_rn(iou, ratio(m_max(sub_rn(around, uni), zero), around));
@@ -114,7 +123,7 @@ CK_HD V overlap(Overlap kind, const Box<V>& a, const Box<V>& b, [[maybe_unused]]
   const V diou = sub_rn(iou, distance);
   if (kind == Overlap::diou) return diou;
   const V turn = sub_rn(a.angle, b.angle);
-  const V v = mul_rn(mul_rn(turn, turn), V(0.40528473456935109));  // 4 / pi^2
+  const V v = mul_rn(mul_rn(turn, turn), V(kAspectScale));
   return sub_rn(diou, m_where_lt(zero, v, div_rn(mul_rn(v, v), add_rn(sub_rn(V(1), iou), v)), zero));
 }
 

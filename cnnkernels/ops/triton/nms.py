@@ -13,58 +13,10 @@ import triton.language as tl
 from torch import Tensor
 
 from cnnkernels import _boxes
+from cnnkernels.ops.triton.box_overlap import overlap
 
 TILE = 64
 MASK_BYTES = 32 << 20  # of mask rows held at a time
-IOU, GIOU, DIOU = (tl.constexpr(_boxes.CODES[k]) for k in ("iou", "giou", "diou"))
-
-
-@triton.jit
-def _positive(x):
-    return tl.where(x > 0.0, x, 0.0)
-
-
-@triton.jit
-def _ratio(a, b):
-    return tl.where(b > 0.0, tl.div_rn(a, tl.where(b > 0.0, b, 1.0)), 0.0)
-
-
-@triton.jit
-def _min(a, b):
-    return tl.where(a < b, a, b)
-
-
-@triton.jit
-def _max(a, b):
-    return tl.where(a > b, a, b)
-
-
-@triton.jit
-def _overlap(ax1, ay1, ax2, ay2, at, bx1, by1, bx2, by2, bt, beta, KIND: tl.constexpr, POWER: tl.constexpr):
-    area_a = _positive(ax2 - ax1) * _positive(ay2 - ay1)
-    area_b = _positive(bx2 - bx1) * _positive(by2 - by1)
-    inter = _positive(_min(ax2, bx2) - _max(ax1, bx1)) * _positive(_min(ay2, by2) - _max(ay1, by1))
-    union = (area_a + area_b) - inter
-    result = _ratio(inter, union)
-    if KIND != IOU:
-        iou = result
-        cw = _positive(_max(ax2, bx2) - _min(ax1, bx1))
-        ch = _positive(_max(ay2, by2) - _min(ay1, by1))
-        if KIND == GIOU:
-            result = iou - _ratio(_positive(cw * ch - union), cw * ch)
-        else:
-            dx = (ax1 + ax2) - (bx1 + bx2)
-            dy = (ay1 + ay2) - (by1 + by2)
-            distance = _ratio((dx * dx + dy * dy) * 0.25, cw * cw + ch * ch)
-            if POWER:  # in double, rounded once
-                d = tl.where(distance > 0.0, distance, 1.0).to(tl.float64)
-                distance = tl.where(distance > 0.0, tl.exp(tl.log(d) * beta).to(tl.float32), distance)
-            result = iou - distance
-            if KIND != DIOU:
-                turn = at - bt
-                v = turn * turn * 0.40528473456935109
-                result = result - tl.where(v > 0.0, tl.div_rn(v * v, tl.where(v > 0.0, (1.0 - iou) + v, 1.0)), 0.0)
-    return result
 
 
 @triton.jit
@@ -96,7 +48,7 @@ def nms_mask_kernel(
         bt = tl.load(angles_ptr + base + j, mask=j < n, other=0.0)[None, :]
         end = tl.load(ends_ptr + base + i, mask=i < n, other=0)[:, None]
         beta = tl.load(beta_ptr)
-        over = _overlap(ax1, ay1, ax2, ay2, at, bx1, by1, bx2, by2, bt, beta, KIND, POWER) > threshold
+        over = overlap(ax1, ay1, ax2, ay2, at, bx1, by1, bx2, by2, bt, beta, KIND, POWER) > threshold
         removes = over & (j[None, :] > i[:, None]) & (j[None, :] < end)
         word = tl.sum(removes.to(tl.int64) << k.to(tl.int64)[None, :], axis=1)
         row = (image * tiles + row_tile - first) * TILE + k
