@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from cnnkernels.detection.focal_loss import sigmoid_focal_loss
+from cnnkernels.detection.focal_loss import focal_loss, sigmoid_focal_loss
 
 from . import oracles
 
@@ -53,3 +53,12 @@ def test_certain_answers_are_finite():
     assert loss.tolist() == pytest.approx([0, 0.25 * 200, 0.75 * 200, 0])
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     assert gradient.tolist() == pytest.approx([0, -0.25, 0.75, 0])
+
+
+def test_of_scores():
+    torch.manual_seed(2)
+    logits = torch.randn(40, dtype=torch.float64, requires_grad=True)
+    targets = (torch.rand(40) < 0.5).double()
+    losses = focal_loss(logits.sigmoid(), targets, 0.3, 1.5), sigmoid_focal_loss(logits, targets, 0.3, 1.5)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), logits)[0] for loss in losses))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -19,6 +20,12 @@ class Matches:
     """[P] int64: which of the image's objects."""
     overlap: Tensor
     """[P]: IoU of the prediction (where an anchor is assigned, of the anchor) with the object."""
+
+    @classmethod
+    def none(cls, like: Tensor) -> Matches:
+        """No match; ``overlap`` has the dtype of ``like``."""
+        ids = torch.zeros(0, dtype=torch.int64, device=like.device)
+        return cls(ids, ids, ids, like.new_zeros(0))
 
     def __len__(self) -> int:
         return len(self.image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from torch.nn import functional as F
 
 
 def sigmoid_focal_loss(
@@ -15,10 +15,20 @@ def sigmoid_focal_loss(
     everywhere for a negative alpha.  label_smoothing: of the targets in log p_t only, as EfficientDet's authors do.
     Half types are computed as they are: give float32.  Differentiable in ``logits``.
     """
-    scores = logits.sigmoid()
-    missed = scores + targets - 2 * scores * targets  # 1 - p_t
     smoothed = targets * (1 - label_smoothing) + label_smoothing / 2 if label_smoothing else targets
-    loss = bce(logits, smoothed, reduction="none") * missed**gamma
+    entropy = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
+    return _focused(entropy, logits.sigmoid(), targets, alpha, gamma)
+
+
+def focal_loss(scores: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """The same for ``scores`` from 0 to 1 in place of logits, where they are products of several; log p_t is at least -100."""
+    entropy = F.binary_cross_entropy(scores, targets, reduction="none")
+    return _focused(entropy, scores, targets, alpha, gamma)
+
+
+def _focused(entropy: Tensor, scores: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    missed = scores + targets - 2 * scores * targets  # 1 - p_t
+    loss = entropy * missed**gamma
     if alpha < 0:
         return loss
     return (alpha * targets + (1 - alpha) * (1 - targets)) * loss

@@ -9,18 +9,20 @@ from torch import nn
 from cnnkernels.detection.anchor_assignment import BestAnchor
 from cnnkernels.detection.anchor_loss import AnchorLoss
 from cnnkernels.detection.efficientdet_loss import EfficientDetLoss
+from cnnkernels.detection.end_to_end_loss import EndToEndLoss
 from cnnkernels.detection.yolox_loss import YOLOXLoss
 from cnnkernels.models.darknet_detector import DarknetDetector
 from cnnkernels.models.efficientdet import EfficientDet
 from cnnkernels.models.yolov4 import YOLOv4
 from cnnkernels.models.yolov5 import YOLOv5
 from cnnkernels.models.yolox import YOLOX
+from cnnkernels.models.yolox_end_to_end import YOLOXEndToEnd
 
 
 def loss_for(model: nn.Module, **kw: Any) -> nn.Module:
     """``loss(raw, targets) -> {"loss": ..., parts}`` for a detector of ``cnnkernels.models``; TypeError for another model.
 
-    YOLOX           ``YOLOXLoss``
+    YOLOX           ``YOLOXLoss``; with ``EndToEndHead`` ``EndToEndLoss``
     YOLOv5          ``AnchorLoss.yolov5``, also for yolov4-csp and yolov4x-mish: their authors train with it
     YOLOv3, YOLOv4  ``AnchorLoss.darknet``; YOLOv4 with the other anchors of IoU above 0.213, as in its configuration file
     EfficientDet    ``EfficientDetLoss``
@@ -28,6 +30,8 @@ def loss_for(model: nn.Module, **kw: Any) -> nn.Module:
     The loss describes the model as it is: make it after weights, hence anchors, are loaded.  kw: for that class, instead
     of the settings.
     """
+    if isinstance(model, YOLOXEndToEnd):
+        return EndToEndLoss(model.num_classes, model.strides, **kw)
     if isinstance(model, YOLOX):
         return YOLOXLoss(model.num_classes, model.strides, **kw)
     if isinstance(model, EfficientDet):

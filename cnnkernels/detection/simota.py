@@ -44,7 +44,7 @@ class SimOTA:
         usable, own = self._candidates(predictions, targets)
         slots, present = _compacted(usable)  # [N, M]: from here on candidates only
         if not slots.numel() or not targets.labels.numel():
-            return _nothing(predictions)
+            return Matches.none(predictions.codes)
         images = torch.arange(len(slots), device=slots.device)[:, None].expand_as(slots)
         boxes = predictions.boxes_of(images, slots)
         allowed = present[:, None] & targets.valid[:, :, None]  # [N, K, M]
@@ -102,8 +102,3 @@ def _class_cost(predictions: AnchorFree, slots: Tensor, labels: Tensor) -> Tenso
     absent, here = -torch.log(1 - p).clamp(min=-100), -torch.log(p).clamp(min=-100)  # bounded as torch's BCE is
     own = (here - absent).gather(1, labels[:, :, None].expand(-1, -1, slots.shape[1]))
     return absent.sum(1)[:, None] + own
-
-
-def _nothing(predictions: AnchorFree) -> Matches:
-    none = torch.zeros(0, dtype=torch.int64, device=predictions.codes.device)
-    return Matches(none, none, none, predictions.codes.new_zeros(0))

@@ -48,8 +48,10 @@ class YOLOXLoss(nn.Module):
     ) -> None:
         super().__init__()
         if iou_kind not in BOX_LOSSES:
-            raise ValueError(f"YOLOXLoss: iou_kind must be one of {', '.join(BOX_LOSSES)}, got {iou_kind!r}")
-        self.num_classes = check_num_classes("YOLOXLoss", num_classes)
+            raise ValueError(
+                f"{type(self).__name__}: iou_kind must be one of {', '.join(BOX_LOSSES)}, got {iou_kind!r}"
+            )
+        self.num_classes = check_num_classes(type(self).__name__, num_classes)
         self.strides = tuple(strides)
         self.use_l1 = use_l1
         self.iou_kind = iou_kind
@@ -58,10 +60,14 @@ class YOLOXLoss(nn.Module):
 
     def forward(self, raw: Sequence[Tensor], targets: Targets) -> dict[str, Tensor]:
         with torch.autocast(raw[0].device.type, enabled=False):
-            predictions = AnchorFree.of("YOLOXLoss", raw, self.strides, self.num_classes)
-            images, size = len(predictions.codes), predictions.size
-            padded = pad_targets("YOLOXLoss", targets, self.num_classes, images, size, predictions.codes)
+            predictions, padded = self._read(raw, targets)
             return self._parts(predictions, padded, self.assigner(predictions, padded))
+
+    def _read(self, raw: Sequence[Tensor], targets: Targets) -> tuple[AnchorFree, PaddedTargets]:
+        owner = type(self).__name__
+        predictions = AnchorFree.of(owner, raw, self.strides, self.num_classes)
+        images, size = len(predictions.codes), predictions.size
+        return predictions, pad_targets(owner, targets, self.num_classes, images, size, predictions.codes)
 
     def _parts(self, predictions: AnchorFree, targets: PaddedTargets, matches: Matches) -> dict[str, Tensor]:
         image, candidate = matches.image, matches.candidate
