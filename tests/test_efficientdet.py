@@ -1,5 +1,6 @@
 """EfficientDet beside the package effdet: outputs, one training step, anchors, boxes, settings."""
 
+import copy
 import importlib
 import math
 from collections import Counter
@@ -282,3 +283,43 @@ def test_checkpoint_of_effdet(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "d0.pth")
     ours = create_model("efficientdet_d0", pretrained=tmp_path / "d0.pth").state_dict()
     assert all(torch.equal(ours[key], value) for key, value in theirs.state_dict().items())
+
+
+def test_hooks_in_the_trunk_and_in_shared_heads():
+    """A hook on a block sees it without its input; one on a shared convolution sees every level."""
+    model = create_model("efficientdet_d0", num_classes=2).eval()
+    randomise(model)
+    calibrate(model, 128)
+    model.eval()
+    x, seen = images(1, 128), []
+    with torch.no_grad():
+        expected = model(x)
+        block = model.get_submodule("backbone.blocks.1.1")
+        block.register_forward_hook(lambda m, args, y: seen.append((args[0].clone(), y.clone())))
+        model.class_net.conv_rep[0].conv_pw.register_forward_hook(lambda m, args, y: seen.append(y.shape[2]))
+        close(model(x), expected)
+        (before, after), *sizes = seen
+        assert sizes == [16, 8, 4, 2, 1]
+        plain = before
+        for child in block:
+            plain = child(plain)
+        close(after, plain)
+
+
+def test_copies_and_changed_weights():
+    """What is kept of folded weights follows the weights, and no copy shares it."""
+    model = EfficientDet(**SMALL, num_classes=2).eval()
+    x = images(1, 128)
+    with torch.no_grad():
+        before = model(x)
+        other = copy.deepcopy(model)
+        for name, p in other.named_parameters():
+            if name.endswith("edge_weights"):
+                p.mul_(torch.arange(1.0, 1 + len(p)))
+            elif "bn" in name:
+                p.add_(0.1)
+        with cnnkernels.use_backend("reference"):
+            expected = other(x)
+        close(other(x), expected)
+        assert not torch.allclose(before, expected, rtol=1e-2)
+        assert torch.equal(model(x), before)

@@ -18,9 +18,8 @@ from cnnkernels.models.efficientdet_anchors import EfficientDetAnchors, decode_b
 from cnnkernels.models.efficientdet_backbone import EfficientNetTrunk
 from cnnkernels.models.efficientnet import EfficientNet
 from cnnkernels.models.registry import model_entry, register
-from cnnkernels.nn import FusedBlock, create_activation
+from cnnkernels.nn import FusedBlock, SeparableConv2d, create_activation
 from cnnkernels.nn.necks.bifpn import BiFPN
-from cnnkernels.nn.separable import SeparableConv2d
 
 _BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}
 _PRIOR = 0.01

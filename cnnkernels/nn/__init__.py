@@ -15,15 +15,17 @@ from cnnkernels.nn.blocks import (
 from cnnkernels.nn.cm_batch_norm import CmBatchNorm2d
 from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
 from cnnkernels.nn.conv_same import Conv2dSame
-from cnnkernels.nn.csp import C3, Bottleneck, CSPLayer, depthwise_separable
+from cnnkernels.nn.csp import C3, Bottleneck, CSPLayer
 from cnnkernels.nn.darknet_blocks import CBL, CBM, CSPX, DarknetSPP, ResUnit, ResX, TinyCSP
 from cnnkernels.nn.decoupled_head import DecoupledHead
+from cnnkernels.nn.depthwise_separable import DepthwiseSeparable, depthwise_separable
 from cnnkernels.nn.drop_block import DropBlock2d, linear_drop_prob
 from cnnkernels.nn.focus import Focus
 from cnnkernels.nn.linear import Linear
 from cnnkernels.nn.max_pool import MaxPool2d
 from cnnkernels.nn.mbconv import MBConv, StochasticDepth
 from cnnkernels.nn.repvgg import RepVGGBlock
+from cnnkernels.nn.separable import SeparableConv2d
 from cnnkernels.nn.sequential import FusedSequential
 from cnnkernels.nn.spp import SPP, SPPF
 
@@ -45,6 +47,7 @@ __all__ = [
     "DWConvBNAct",
     "DarknetSPP",
     "DecoupledHead",
+    "DepthwiseSeparable",
     "DropBlock2d",
     "EfficientChannelAttention",
     "Fire",
@@ -59,6 +62,7 @@ __all__ = [
     "RepVGGBlock",
     "ResUnit",
     "ResX",
+    "SeparableConv2d",
     "ShuffleStage",
     "ShuffleUnit",
     "SqueezeExcite",
