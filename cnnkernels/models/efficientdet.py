@@ -118,9 +118,8 @@ class EfficientDet(DetectionNetwork):
     def decode(self, raw: tuple[list[Tensor], list[Tensor]]) -> Tensor:
         logits = torch.cat([_by_anchor(y, self.num_classes) for y in raw[0]], dim=1)
         codes = torch.cat([_by_anchor(y, 4) for y in raw[1]], dim=1)
-        codes = codes.to(
-            torch.promote_types(codes.dtype, torch.float32)
-        )  # float16 skips pixels beyond 2048, bfloat16 beyond 256
+        # float16 skips pixels beyond 2048, bfloat16 beyond 256.
+        codes = codes.to(torch.promote_types(codes.dtype, torch.float32))
         anchors = self.anchors([y.shape[2:] for y in raw[0]], codes.device, codes.dtype)
         boxes = decode_boxes(codes, anchors)
         scores = logits.to(boxes.dtype).sigmoid()
