@@ -13,8 +13,8 @@ from cnnkernels.models.grid import in_full_precision, positions
 from cnnkernels.models.pickled_checkpoint import read_pickled
 from cnnkernels.models.registry import register
 from cnnkernels.models.yolox_darknet import YOLOFPN
-from cnnkernels.nn import ConvBNAct, CSPLayer, DecoupledHead, Focus
-from cnnkernels.nn.csp import ConvFactory, depthwise_separable
+from cnnkernels.nn import ConvBNAct, CSPLayer, DecoupledHead, Focus, depthwise_separable
+from cnnkernels.nn.csp import ConvFactory
 from cnnkernels.nn.necks.pan import path_aggregation
 from cnnkernels.nn.spp import SPP
 

@@ -17,6 +17,8 @@ from cnnkernels.nn._plan import Plan, kept_plan, padded, snapshot_of
 from cnnkernels.nn.sequential import FusedSequential, plus
 
 _AVAILABLE = _plan.AVAILABLE and _ext.has_kernel("inverted_residual", "cpu")
+CHAINS: set[type[FusedSequential]] = {FusedSequential}
+"""Classes that compute nothing but their children, one after the other."""
 
 
 def inverted_residual(block: Any, x: Any, residual: bool) -> Any:
@@ -33,7 +35,7 @@ def inverted_residual(block: Any, x: Any, residual: bool) -> Any:
 
 def plan_of(block: Any, x: Tensor, residual: bool) -> Plan | None:
     """The plan of ``block(x)``, plus x if ``residual``."""
-    if not _AVAILABLE or type(block) is not FusedSequential:
+    if not _AVAILABLE or type(block) not in CHAINS:
         return None
     return kept_plan(block, ("inverted residual", residual), x, lambda: _make(block, x, residual))
 

@@ -5,30 +5,20 @@ Wang et al. 2019, "CSPNet", arXiv:1911.11929, figure 3 (b), without a transition
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnkernels.nn.conv import ConvBNAct, DWConvBNAct
-from cnnkernels.nn.sequential import FusedSequential, plus
+from cnnkernels.nn.conv import ConvBNAct
+from cnnkernels.nn.sequential import plus
 
 ConvFactory = Callable[..., nn.Module]
 """Makes a convolution with BatchNorm and activation: called with in_channels, out_channels, kernel_size, stride."""
 
 CBS = partial(ConvBNAct, act="silu")
 """Convolution, BatchNorm, SiLU."""
-
-
-def depthwise_separable(
-    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, act: str = "silu", **bn: Any
-) -> FusedSequential:
-    """Children ``dconv`` (depthwise) and ``pconv`` (1x1), each with BatchNorm, made with ``bn``, and activation."""
-    depthwise = DWConvBNAct(in_channels, kernel_size, stride, act=act, **bn)
-    return FusedSequential(OrderedDict(dconv=depthwise, pconv=ConvBNAct(in_channels, out_channels, act=act, **bn)))
 
 
 class Bottleneck(nn.Module):
