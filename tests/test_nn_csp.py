@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import cnnkernels
+from cnnkernels import _ext
 from cnnkernels.nn import (
     C3,
     SPP,
@@ -17,6 +18,7 @@ from cnnkernels.nn import (
     CSPLayer,
     DecoupledHead,
     Focus,
+    FusedSequential,
     MaxPool2d,
     depthwise_separable,
 )
@@ -101,6 +103,35 @@ def test_hooks_inside_are_called():
     with torch.no_grad():
         layer(last_image(12, (8, 8)))
     assert set(seen) == {"conv1.bn", "conv2.bn", "conv3.bn", "m.0", "m.0.conv1.bn", "m.0.conv2.bn"}
+
+
+@pytest.mark.skipif(not _ext.has_kernel("inverted_residual", "cpu"), reason="needs the extension")
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_separable_is_one_call(stride, monkeypatch):
+    """Unless somebody looks at a child, wants a gradient or adds something; then its two halves are called."""
+    block = randomise(depthwise_separable(12, 16, 3, stride, eps=1e-3)).eval()
+    halves = []
+    forward = FusedSequential.forward
+    monkeypatch.setattr(
+        FusedSequential, "forward", lambda self, *args, **kw: (halves.append(self), forward(self, *args, **kw))[1]
+    )
+    x = last_image(12, (9, 8))
+    with torch.no_grad():
+        y = block(x)
+        assert not halves
+        close(y, plain(block, x), 1e-4)
+        seen = []
+        handle = block.pconv.bn.register_forward_hook(lambda *_: seen.append(1))
+        close(block(x), y, 1e-4)
+        assert (len(seen), len(halves)) == (1, 3)
+        handle.remove()
+        close(block(x, y), 2 * y, 1e-4)
+        assert len(halves) == 6
+        block(x)
+        assert len(halves) == 6
+    assert block(x.requires_grad_()).requires_grad
+    assert len(halves) == 9
+    assert [type(m) for m in block.fuse().modules() if isinstance(m, nn.BatchNorm2d)] == []
 
 
 # ---- Focus -----------------------------------------------------------------------------------------------------------------
