@@ -194,7 +194,7 @@ def test_boxes_are_those_of_the_networks_decoding():
     _, raw = scene()
     for squared, scale in ((True, 2.0), (False, 1.1)):
         for level, anchors, stride in zip(raw, ANCHORS, STRIDES, strict=True):
-            mine = AnchorLevel(level, torch.tensor(anchors), stride, scale, squared).boxes().flatten(1, 3)
+            mine = AnchorLevel.of(level, torch.tensor(anchors), stride, scale, squared).boxes().flatten(1, 3)
             theirs = decode_level(level, anchors, stride, scale, squared)
             torch.testing.assert_close((mine[..., :2] + mine[..., 2:]) / 2, theirs[..., :2])
             torch.testing.assert_close(mine[..., 2:] - mine[..., :2], theirs[..., 2:4])
@@ -203,8 +203,8 @@ def test_boxes_are_those_of_the_networks_decoding():
 def positives_of(assigner, box, anchor=(20, 20)):
     """{(row, column)} on a level of 8 x 8 cells, 8 pixels wide, with one anchor."""
     targets = [torch.tensor([[0, *box]])]
-    level = AnchorLevel(torch.zeros(1, 1, 8, 8, 6), torch.tensor([anchor], dtype=torch.float32), 8)
-    (assigned,) = assigner([level], pad_targets("test", targets, 1, 1, (64, 64), level.raw))
+    level = AnchorLevel.of(torch.zeros(1, 1, 8, 8, 6), torch.tensor([anchor], dtype=torch.float32), 8)
+    (assigned,) = assigner([level], pad_targets("test", targets, 1, 1, (64, 64), level.codes))
     return sorted(zip(assigned.cells.row.tolist(), assigned.cells.column.tolist(), strict=True))
 
 

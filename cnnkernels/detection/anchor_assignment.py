@@ -45,7 +45,7 @@ class SideRatio:
         centre = targets.centres[image, target] / level.stride  # [P, 2], in cells
         if not self.neighbours:
             return _in_cell(level, centre, image, anchor, target)
-        height, width = level.raw.shape[2:4]
+        height, width = level.size
         rest = centre.new_tensor([width, height]) - centre
         before = (centre % 1 < 0.5) & (centre > 1)
         after = (rest % 1 < 0.5) & (rest > 1)
@@ -93,7 +93,7 @@ class BestAnchor:
 
 def _in_cell(level: AnchorLevel, centre: Tensor, image: Tensor, anchor: Tensor, target: Tensor) -> Cells:
     """``centre`` [P, 2] in cells; outside the picture it belongs to the nearest cell."""
-    height, width = level.raw.shape[2:4]
+    height, width = level.size
     column, row = centre.floor().long().unbind(1)
     return Cells(image, anchor, row.clamp(0, height - 1), column.clamp(0, width - 1), target)
 

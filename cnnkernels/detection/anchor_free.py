@@ -52,7 +52,9 @@ class AnchorFree:
             corners.append(positions(level.new_empty((h, w, 0), dtype=dtype)).flatten(0, 1))
             sizes.append(torch.full((h * w, 1), stride, dtype=dtype, device=device))
         size = (raw[0].shape[2] * strides[0], raw[0].shape[3] * strides[0])
-        return cls(rows[:, :4].mT, rows[:, 4], rows[:, 5:], torch.cat(corners), torch.cat(sizes), size)
+        # One split: slices would each have a gradient as large as rows, nearly all of it zeros.
+        codes, objectness, classes = rows.split((4, 1, num_classes), dim=1)
+        return cls(codes.mT, objectness[:, 0], classes, torch.cat(corners), torch.cat(sizes), size)
 
     @property
     def centres(self) -> Tensor:

@@ -23,8 +23,10 @@ class Cells:
     target: Tensor
     """Which of the image's objects."""
 
-    def __len__(self) -> int:
-        return len(self.image)
+    @property
+    def place(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Where they are in [N, A, H, W]."""
+        return self.image, self.anchor, self.row, self.column
 
 
 @dataclass(frozen=True)
@@ -35,31 +37,48 @@ class AnchorLevel:
     size     anchor * exp(t_wh), or, ``squared``, anchor * (2 s(t_wh))^2
     """
 
-    raw: Tensor
-    """[N, A, H, W, 5 + C] logits: x, y, w, h, objectness, classes."""
+    codes: Tensor
+    """[N, A, H, W, 4]: x, y, w, h, before any function; any floating-point type, like the next two."""
+    objectness: Tensor
+    """[N, A, H, W] logits."""
+    classes: Tensor
+    """[N, A, H, W, C] logits."""
     anchors: Tensor
     """[A, 2]: width, height in pixels."""
     stride: int
     scale_xy: float = 1.0
     squared: bool = False
 
-    def codes_of(self, cells: Cells) -> Tensor:
-        """[P, 5 + C] logits, float32 or float64."""
-        codes = self.raw[cells.image, cells.anchor, cells.row, cells.column]
-        return codes.to(_check.acc_dtype(codes))
+    @classmethod
+    def of(cls, raw: Tensor, anchors: Tensor, stride: int, scale_xy: float = 1.0, squared: bool = False) -> AnchorLevel:
+        """raw: [N, A, H, W, 5 + C], in the order x, y, w, h, objectness, classes."""
+        # One split: slices would each have a gradient as large as raw, nearly all of it zeros.
+        codes, objectness, classes = raw.split((4, 1, raw.shape[4] - 5), dim=4)
+        return cls(codes, objectness[..., 0], classes, anchors.to(raw.device), stride, scale_xy, squared)
 
-    def boxes_of(self, codes: Tensor, cells: Cells) -> Tensor:
-        """[P, 4]: x1, y1, x2, y2 in pixels of what ``codes_of`` returned."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of boxes and losses: float32, float64 for float64."""
+        return _check.acc_dtype(self.codes)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height, width in cells."""
+        return self.objectness.shape[2], self.objectness.shape[3]
+
+    def boxes_of(self, cells: Cells) -> Tensor:
+        """[P, 4]: x1, y1, x2, y2 in pixels."""
+        codes = self.codes[cells.place].to(self.dtype)
         cell = torch.stack((cells.column, cells.row), -1).to(codes.dtype)
         return self._decode(codes, cell, self.anchors[cells.anchor].to(codes.dtype))
 
     def boxes(self) -> Tensor:
         """[N, A, H, W, 4]: x1, y1, x2, y2 in pixels of all predictions."""
-        codes = self.raw[..., :4].to(_check.acc_dtype(self.raw))
+        codes = self.codes.to(self.dtype)
         return self._decode(codes, positions(codes), self.anchors[:, None, None].to(codes.dtype))
 
     def _decode(self, codes: Tensor, cell: Tensor, anchors: Tensor) -> Tensor:
         centre = (codes[..., :2].sigmoid() * self.scale_xy - (self.scale_xy - 1) / 2 + cell) * self.stride
-        size = codes[..., 2:4]
+        size = codes[..., 2:]
         half = anchors * ((2 * size.sigmoid()).square() if self.squared else size.exp()) / 2
         return torch.cat((centre - half, centre + half), -1)

@@ -162,11 +162,11 @@ class AnchorLoss(nn.Module):
             raise ValueError(f"AnchorLoss: raw must be one level for each of {self.strides}, got {len(raw)}")
         levels = []
         for i, (level, stride, scale) in enumerate(zip(raw, self.strides, self.scales, strict=True)):
-            anchors = self.get_buffer(f"anchors_{i}").to(level.device)
+            anchors = self.get_buffer(f"anchors_{i}")
             if level.dim() != 5 or level.shape[1] != len(anchors) or level.shape[4] != 5 + self.num_classes:
                 wanted = f"[N, {len(anchors)}, H, W, {5 + self.num_classes}]"
                 raise ValueError(f"AnchorLoss: raw must be {wanted} for stride {stride}, got {list(level.shape)}")
-            levels.append(AnchorLevel(level, anchors, stride, scale, self.squared))
+            levels.append(AnchorLevel.of(level, anchors, stride, scale, self.squared))
         return levels
 
     def _terms(
@@ -174,16 +174,16 @@ class AnchorLoss(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """box, obj, cls of one level, without weights."""
         cells = assigned.cells
-        codes = level.codes_of(cells)
         wanted = targets.boxes[cells.image, cells.target]
-        box = box_iou_loss(level.boxes_of(codes, cells), wanted, kind=self.box_kind, reduction="none")
+        box = box_iou_loss(level.boxes_of(cells), wanted, kind=self.box_kind, reduction="none")
         labels = targets.labels[cells.image, cells.target]
-        smoothed = smoothed_one_hot(labels, self.num_classes, self.label_smoothing, codes.dtype)
+        smoothed = smoothed_one_hot(labels, self.num_classes, self.label_smoothing, level.dtype)
+        cls = bce(level.classes[cells.place].to(level.dtype), smoothed, reduction="none")
         objectness = self._objectness(level, cells, 1 - box.detach(), assigned.ignored)
-        return self._reduce(box), balance * objectness, self._reduce(bce(codes[:, 5:], smoothed, reduction="none"))
+        return self._reduce(box), balance * objectness, self._reduce(cls)
 
     def _objectness(self, level: AnchorLevel, cells: Cells, overlap: Tensor, ignored: Tensor | None) -> Tensor:
-        logits = level.raw[..., 4].to(overlap.dtype)
+        logits = level.objectness.to(level.dtype)
         value = overlap.clamp(min=0) if self.overlap_as_objectness else torch.ones_like(overlap)
         _, a, h, w = logits.shape
         place = ((cells.image * a + cells.anchor) * h + cells.row) * w + cells.column

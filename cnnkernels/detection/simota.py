@@ -59,7 +59,7 @@ class SimOTA:
         """[N, A]: candidates of any object; [N, K, A]: cells at the object's centre (and inside its box)."""
         valid = targets.valid[:, :, None]
         centres = predictions.centres
-        distance = (centres - targets.centres[:, :, None]).abs()  # [N, K, A, 2]
+        distance = (centres - targets.centres[:, :, None]).abs_()  # [N, K, A, 2]
         near = (distance < self.radius * predictions.strides).all(-1) & valid
         if not self.boxes_too:
             return near.any(1), near

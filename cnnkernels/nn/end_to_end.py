@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ class EndToEndHead(DecoupledHead):
         FusedBlock.__init__(self)  # the children are there already
         for name, child in head.named_children():
             self.add_module(name, child)
-        widths = [layer.in_channels for layer in head.reg_preds]
+        layers: Any = head.reg_preds
+        widths = [layer.in_channels for layer in layers]
         self.selectors = nn.ModuleList(nn.Sequential(*(conv(c, c, 3, 1) for _ in range(2))) for c in widths)
         self.selector_preds = nn.ModuleList(nn.Conv2d(c, 1, 1) for c in widths)
 
