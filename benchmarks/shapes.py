@@ -135,6 +135,7 @@ SQUEEZE_EXCITE = [
 ]
 ACTIVATION = [Plane("yolov4", c, s) for c, s in ((32, 304), (64, 152), (128, 76), (256, 38), (512, 19))]
 BOXES = [(1_000, "spread"), (1_000, "clustered"), (10_000, "spread"), (10_000, "clustered")]
+BOX_PAIRS = (100, 1_000, 10_000)
 
 
 class Pooling(NamedTuple):
