@@ -119,6 +119,8 @@ SHUFFLE = [
     Plane("shufflenet_v1", 480, 14, extra=3),
     Plane("shufflenet_v1", 960, 7, extra=3),
 ]
+FOCUS = [Plane("yolov5", 3, 640), Plane("yolox", 3, 416)]
+SPP = [Plane("yolov4", 512, 13), Plane("yolov4", 512, 19), Plane("yolov5s", 256, 20)]
 SQUEEZE_EXCITE = [
     Plane("efficientnet_b0", 32, 112, "silu", 8),
     Plane("efficientnet_b0", 96, 56, "silu", 4),

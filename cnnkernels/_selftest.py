@@ -46,6 +46,8 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "bn_act_train": lambda: (_with_running(ops.bn_act_train, act="silu"), _randn((2, 19, 5, 5), *_C)),
     "channel_shuffle": lambda: (lambda x: ops.channel_shuffle(x, 3), _randn((2, 12, 5, 5))),
     "concat_shuffle_split": lambda: (ops.concat_shuffle_split, _randn((2, 6, 5, 5), (2, 6, 5, 5))),
+    "focus": lambda: (ops.focus, _randn((2, 3, 6, 8))),
+    "spp": lambda: (ops.spp, _randn((2, 6, 7, 9))),
     "pointwise_conv_bn_act": lambda: (
         ops.pointwise_conv_bn_act,
         _randn((2, 16, 5, 5), (24, 16, 1, 1), (24,), (24,)),

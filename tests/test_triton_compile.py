@@ -71,6 +71,15 @@ SIGNATURES: dict[str, tuple[str, list[dict[str, object]]]] = {
         [{"KIND": k, "POWER": p, "TILE": 64} for k, p in ((0, False), (1, False), (2, True), (3, False))],
     ),
     "nms_scan_kernel": ("*i32 *i64 *i64 *i64 i32 i32 i32 i32", [{"TILE": 64, "BLOCK": 256}]),
+    "spp_pool_kernel": (
+        "T* T* i32 i32 i32 i32 i32 i32 i32 i32",
+        [{"PAIRS": False, "LAST": last, "RADIUS": 2, "BLOCK": 256} for last in (False, True)],
+    ),
+    "spp_pair_kernel": ("T* *i64 i32 i32 i32 i32", [{"LAST": last, "BLOCK": 256} for last in (False, True)]),
+    "spp_gather_kernel": (
+        "*i64 T* *fp32 i32 i32 i32 i32 i32 i32",
+        [{"LAST": last, "RADIUS": 6, "BLOCK": 256} for last in (False, True)],
+    ),
     "squeeze_excite_sum_kernel": (
         "T* T* *fp32 *fp32 i32 i32 i32 i32 i32",
         [{"DOT": d, "BC": 64, "BP": 32} for d in (False, True)],
