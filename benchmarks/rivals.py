@@ -23,7 +23,13 @@ ACTS: dict[str, Callable[[], nn.Module]] = {
     "hard_swish": lambda: nn.Hardswish(inplace=True),
 }
 # Where a derivative jumps.
-CORNERS = {"relu": (0.0,), "relu6": (0.0, 6.0), "leaky_relu(0.1)": (0.0,), "hard_swish": (-3.0, 3.0), "hard_sigmoid": (-3.0, 3.0)}
+CORNERS = {
+    "relu": (0.0,),
+    "relu6": (0.0, 6.0),
+    "leaky_relu(0.1)": (0.0,),
+    "hard_swish": (-3.0, 3.0),
+    "hard_sigmoid": (-3.0, 3.0),
+}
 FORMATS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}
 
 

@@ -65,7 +65,7 @@ def test_it_learns(data, tmp_path):
     trainer = Trainer(settings, *parts(data), tmp_path)
     trainer.run(lambda line: None)
     losses = [r["loss"] for r in trainer.log.rows]
-    assert trainer.ema.updates == 16 and losses[-1] < 0.5 * losses[0]
+    assert trainer.ema.updates == 16 and losses[-1] < 0.75 * losses[0]
 
 
 def same_tensors(a, b) -> bool:

@@ -29,6 +29,7 @@ from cnnkernels.detection.train.settings import Settings
 from cnnkernels.detection.train.state import read_state, write_state
 from cnnkernels.detection.types import Targets
 from cnnkernels.models import create_model
+from cnnkernels.models.yolov5 import YOLOv5
 from cnnkernels.models.yolox import YOLOX
 
 NOMINAL_BATCH = 64
@@ -232,6 +233,8 @@ def _loss(model: nn.Module, settings: Settings) -> nn.Module:
     changes: dict[str, Any] = {}
     if settings.iou_kind != "family":
         changes["iou_kind" if isinstance(model, YOLOX) else "box_kind"] = settings.iou_kind
+    if isinstance(model, YOLOv5) or getattr(model, "squared", False):
+        changes["image_size"] = settings.size  # which their weight of the objectness follows
     if settings.label_smoothing:
         changes["label_smoothing"] = settings.label_smoothing
     try:
