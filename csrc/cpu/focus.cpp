@@ -37,18 +37,20 @@ void focus_pixels(const FocusArgs& a) {
     for (int64_t t = begin; t < end; ++t) {
       const char* from = static_cast<const char*>(a.from) + 2 * t * row;
       char* to = static_cast<char*>(a.to) + 2 * t * row;
-      for (int64_t j = 0; j < items; ++j) {
-        for (int which = 0; which < 2; ++which) {
-          const int64_t image = which * row + j * bytes, quarters = (2 * j + which) * bytes;
-          char* const there = to + (INVERSE ? image : quarters);
-          const char* const here = from + (INVERSE ? quarters : image);
-          if constexpr (CHUNK > 0) {
-            if (j < chunked) copy_chunk<CHUNK>(there, here);
-            else std::memcpy(there, here, static_cast<size_t>(bytes));
-          } else {
-            copy_run(there, here, bytes);
-          }
+      const auto move = [&](int64_t begin, int64_t end, auto&& copy) {
+        for (int64_t j = begin; j < end; ++j) {
+          char* const there = to + (INVERSE ? 1 : 2) * j * bytes;
+          const char* const here = from + (INVERSE ? 2 : 1) * j * bytes;
+          copy(there, here);
+          copy(there + (INVERSE ? row : bytes), here + (INVERSE ? bytes : row));
         }
+      };
+      if constexpr (CHUNK > 0) {
+        move(0, chunked, copy_chunk<CHUNK>);
+        move(chunked, items,
+             [=](char* there, const char* here) { std::memcpy(there, here, static_cast<size_t>(bytes)); });
+      } else {
+        move(0, items, [=](char* there, const char* here) { copy_run(there, here, bytes); });
       }
     }
   });
