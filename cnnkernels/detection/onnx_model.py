@@ -80,7 +80,10 @@ def onnx_model(
     shapes = (tuple({0: batch} for _ in example),) if dynamic_batch else None
     with torch.no_grad():
         program = torch.export.export(_Defined(module), tuple(example), dynamic_shapes=shapes)
-    translations = {torch.ops.aten.sort.stable: _stable_sort, torch.ops.aten.atan2.default: _atan2}
+    translations: dict[Callable[..., Any], Callable[..., Any]] = {
+        torch.ops.aten.sort.stable: _stable_sort,
+        torch.ops.aten.atan2.default: _atan2,
+    }
     converted = torch.onnx.export(
         program,
         input_names=inputs,
