@@ -127,6 +127,11 @@ def table(info: dict[str, Any], steps: Sequence[Step], contract: dict[str, dict[
     return "\n".join(lines) + "\n" + (f"\n{bench}" if bench else "")
 
 
+def _measured(folder: pathlib.Path) -> list[dict[str, Any]]:
+    summary = folder / "summary.json"
+    return json.loads(summary.read_text())["rows"] if summary.exists() else []  # type: ignore[no-any-return]
+
+
 def succeeded(steps: Sequence[Step]) -> bool:
     """Nothing failed, the extension was built, and every row of the contract table ran."""
     status = {s.name: s.status for s in steps}
@@ -174,7 +179,8 @@ def check(folder: pathlib.Path, whole: float = WHOLE_S, steps_wanted: Sequence[s
     summary = folder / "summary.txt"
     text = table(info, steps, contract, summary.read_text() if summary.exists() else "")
     passed = succeeded([*steps, Step("contract", "not run", 0.0)] if len(steps) == 1 else steps)
-    record = {"machine": info, "passed": passed, "steps": [asdict(s) for s in steps], "contract": contract}
+    measured = sorted({row["op"] for row in _measured(folder)})
+    record = {"machine": info, "passed": passed, "measured": measured, "steps": [asdict(s) for s in steps], "contract": contract}
     (folder / "check.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / "check.txt").write_text(text)
     print(f"\n{text}\nwritten: {folder}/check.json, check.txt; {time.monotonic() - start:.0f} s")

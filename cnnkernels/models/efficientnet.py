@@ -114,7 +114,7 @@ class EfficientNet(Network):
         return list(self.features)
 
 
-_tf = {"same_padding": True, "bn_eps": 1e-3}
+_tf: dict[str, Any] = {"same_padding": True, "bn_eps": 1e-3}
 # width_mult, depth_mult, input_size, drop_rate, top1: the paper's
 _SCALES = (
     (1.0, 1.0, 224, 0.2, 77.1),
@@ -127,8 +127,8 @@ _SCALES = (
     (2.0, 3.1, 600, 0.5, 84.3),
 )
 for _i, (_width, _depth, _size, _drop, _top1) in enumerate(_SCALES):
-    _scale = {"width_mult": _width, "depth_mult": _depth, "drop_rate": _drop}
-    _large = {"bn_eps": 1e-3, "bn_momentum": 0.01} if _i >= 5 else {}
+    _scale: dict[str, Any] = {"width_mult": _width, "depth_mult": _depth, "drop_rate": _drop}
+    _large: dict[str, Any] = {"bn_eps": 1e-3, "bn_momentum": 0.01} if _i >= 5 else {}
     # torchvision evaluates b2 at 288, and its counts are for that.
     _tv_size = 288 if _i == 2 else _size
     register(f"efficientnet_b{_i}", EfficientNet, input_size=_tv_size, top1=_top1, **_scale, **_large)
