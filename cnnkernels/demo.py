@@ -1,4 +1,5 @@
-"""Classifies three photographs with MobileNetV2's published weights: eager PyTorch and the fused ops side by side.
+"""Classifies three photographs with MobileNetV2's published weights, eager PyTorch and the fused ops side by side; then finds
+things in three more with weights that this project trained.
 
     python -m cnnkernels.demo
 
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkernels._timing import interleaved_medians
+from cnnkernels.detection import demo as detection
 from cnnkernels.models import create_model
 from cnnkernels.models.checkpoint import load_weights
 
@@ -177,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(f"  {command}" for command in missing), file=sys.stderr)
         return 2
     largest = run(options.rounds)
+    detection.run(pathlib.Path("out/demo"), min(options.rounds, 20))
     if largest >= 1e-4:
         print(f"the two disagree: {largest:.1e} is not below 1e-4", file=sys.stderr)
         return 1

@@ -180,7 +180,13 @@ def check(folder: pathlib.Path, whole: float = WHOLE_S, steps_wanted: Sequence[s
     text = table(info, steps, contract, summary.read_text() if summary.exists() else "")
     passed = succeeded([*steps, Step("contract", "not run", 0.0)] if len(steps) == 1 else steps)
     measured = sorted({row["op"] for row in _measured(folder)})
-    record = {"machine": info, "passed": passed, "measured": measured, "steps": [asdict(s) for s in steps], "contract": contract}
+    record = {
+        "machine": info,
+        "passed": passed,
+        "measured": measured,
+        "steps": [asdict(s) for s in steps],
+        "contract": contract,
+    }
     (folder / "check.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / "check.txt").write_text(text)
     print(f"\n{text}\nwritten: {folder}/check.json, check.txt; {time.monotonic() - start:.0f} s")

@@ -19,13 +19,13 @@ Written by `python -m tests.gpu_status`; a test keeps the list equal to the code
 - executed on the CPU: the CUDA source compiled for the CPU (`tests/host_cuda`), through the contract table and by
   drivers: plain, with ASan + UBSan, and with TSan, which sees races between the threads of a block.
 - interpreted: by Triton's interpreter (3.6), through the contract table.
-- run on a GPU: rows of the contract table that passed there on this backend, of all ops in the file (some in both runs); none failed.
+- run on a GPU: rows of the contract table that passed there on this backend, of all ops in the file; none failed.
 - measured: its op is in the benchmark table of that run.
 
 The first GPU, an H200 on 2026-11-26 (torch 2.11.0+cu130, triton 3.6.0; `check.json` has every step): each run was cut short,
-so the contract table was not finished (13,666 of 16,798 rows; 27 failures, all of `reference`, fixed since), memcheck and
-initcheck ended before their time without a report of an error, and what training, NMS, squeeze-and-excitation and the
-detection ops take is not known: the figures of `bn_act_train` in that table are mostly Python's time to queue.  racecheck
+so the contract table was not finished (13,666 of 16,798 rows; 27 failures, all of `reference`, fixed since), memcheck
+and initcheck ended before their time without a report of an error, and what training, NMS, squeeze-and-excitation and
+the detection ops take is not known: the figures of `bn_act_train` in that table are mostly Python's time to queue.  racecheck
 reports writes of one element by several threads within the reductions of two Triton kernels (`squeeze_excite_layer_kernel`,
 `channel_stats_total_kernel`; the values are equal), and nothing in a CUDA kernel.  Python's direct calls are for CPU tensors.
 
@@ -63,7 +63,9 @@ def gpu_run(backend: str, file: str) -> str:
         if rows and all(row.get("passed") and not row.get("failed") for row in rows):
             measured = any(op.startswith(family) for op in run.get("measured", ()))
             passed = sum(row["passed"] for row in rows)
-            return f"{passed} rows, {run['machine']['gpu']}, {run['machine']['date'][:10]} | {'yes' if measured else 'no'}"
+            return (
+                f"{passed} rows, {run['machine']['gpu']}, {run['machine']['date'][:10]} | {'yes' if measured else 'no'}"
+            )
     return "not yet | no"
 
 

@@ -89,7 +89,7 @@ def test_padding():
 @pytest.mark.parametrize(("n", "rows"), [(0, 30), (2, 0)])
 def test_nothing_in(n, rows):
     found = postprocess(predictions(n, rows), max_detections=7)
-    assert found.boxes.shape == (n, 7, 4) and found.count.tolist() == [0] * n and (found.labels == -1).all()
+    assert found.boxes.shape == (n, 7, 4) and found.counts.tolist() == [0] * n and (found.labels == -1).all()
     assert [len(d) for d in found.to_list()] == [0] * n
 
 
@@ -106,12 +106,12 @@ def test_fewer_candidates():
     p = predictions(1, 400)
     best = postprocess(p, max_candidates=20, kind="iou", iou_threshold=1.0)
     every = postprocess(p, kind="iou", iou_threshold=1.0)
-    assert best.count == 20 and torch.equal(best.scores[0, :20], every.scores[0, :20])
+    assert best.counts == 20 and torch.equal(best.scores[0, :20], every.scores[0, :20])
 
 
 def test_half_precision():
     found = postprocess(predictions().half())
-    assert found.boxes.dtype is torch.float32 and found.count.min() > 0
+    assert found.boxes.dtype is torch.float32 and found.counts.min() > 0
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def _dashed(image: Image, boxes: np.ndarray[Any, Any]) -> Image:
     draw = ImageDraw.Draw(canvas)
     for x1, y1, x2, y2 in boxes.tolist():
         corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
-        for (ax, ay), (bx, by) in zip(corners, corners[1:], strict=False):
+        for (ax, ay), (bx, by) in pairwise(corners):
             steps = max(int(max(abs(bx - ax), abs(by - ay)) / 8), 1)
             for i in range(0, steps, 2):
                 a, b = i / steps, min((i + 1) / steps, 1)
@@ -139,7 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cnnkernels.detection.crowded", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--data", required=True, metavar="DIR", help="a data set in COCO's format; its val part is used")
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="a data set in COCO's format; its val part is used"
+    )
     parser.add_argument("--weights", required=True, metavar="FILE", help="as the training writes them")
     parser.add_argument("-o", "--output", metavar="FILE", help="a picture of what plain NMS loses: .png or .jpg")
     parser.add_argument("--iou", type=float, default=0.45, help="threshold of both (default %(default)s)")

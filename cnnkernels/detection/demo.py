@@ -70,7 +70,9 @@ def run(out: pathlib.Path, rounds: int = 20) -> dict[str, Counter[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cnnkernels.detection.demo", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m cnnkernels.detection.demo", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("-o", "--out", default="out/demo", metavar="DIR", help="for the pictures (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="timed calls of each (default %(default)s)")
     options = parser.parse_args(arguments)

@@ -44,7 +44,7 @@ class Exportable(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         found = postprocess(self.network(x), **self.options)
-        return found.boxes, found.scores, found.labels, found.count
+        return found.boxes, found.scores, found.labels, found.counts
 
 
 def export_onnx(

@@ -13,7 +13,7 @@ from cnnkernels.detection.types import Detections
 
 
 class Found(NamedTuple):
-    """The boxes of N images, by falling score, in tensors of fixed shapes; row ``count[i]`` of image i is its first empty one."""
+    """The boxes of N images, by falling score, in tensors of fixed shapes; image i has ``counts[i]`` of them."""
 
     boxes: Tensor
     """[N, max_detections, 4]: x1, y1, x2, y2 in pixels of the network's input; zeros where there is none."""
@@ -21,12 +21,12 @@ class Found(NamedTuple):
     """[N, max_detections]; 0 where there is none."""
     labels: Tensor
     """[N, max_detections] int64: class ids; -1 where there is none."""
-    count: Tensor
+    counts: Tensor
     """[N] int64."""
 
     def to_list(self) -> list[Detections]:
         """One ``Detections`` an image, still in pixels of the input.  Waits for the device once."""
-        counts = self.count.tolist()
+        counts = self.counts.tolist()
         return [
             Detections(b[:n].float(), s[:n].float(), c[:n])
             for b, s, c, n in zip(self.boxes, self.scores, self.labels, counts, strict=True)

@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -57,15 +57,15 @@ def _run(options: argparse.Namespace) -> int:
         if options.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"--device {options.device}: torch sees no GPU here")
         settings = Settings(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Settings)})
-        bad = "skip" if options.skip_bad_pictures else "raise"
-        parts = [CocoData.split(options.data, part, bad=bad) for part in ("train", "val")]
-        trainer = Trainer(settings, *parts, out)
+        bad: Literal["skip", "raise"] = "skip" if options.skip_bad_pictures else "raise"
+        train, val = (CocoData.split(options.data, part, bad=bad) for part in ("train", "val"))
+        trainer = Trainer(settings, train, val, out)
     except (ValueError, OSError, ImportError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     if processes.is_first():
         state = f"going on after epoch {trainer.epoch}" if trainer.epoch else "from scratch"
-        print(f"{settings.model}, {len(trainer.names)} classes, {len(parts[0])} + {len(parts[1])} pictures; {state}")
+        print(f"{settings.model}, {len(trainer.names)} classes, {len(train)} + {len(val)} pictures; {state}")
     try:
         precision = trainer.run()
     except FloatingPointError as error:

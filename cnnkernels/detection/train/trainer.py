@@ -28,6 +28,7 @@ from cnnkernels.detection.train.pictures import TrainingPictures, collate
 from cnnkernels.detection.train.settings import Settings
 from cnnkernels.detection.train.state import read_state, write_state
 from cnnkernels.detection.types import Targets
+from cnnkernels.detection.yolox_loss import YOLOXLoss
 from cnnkernels.models import create_model
 from cnnkernels.models.yolov5 import YOLOv5
 from cnnkernels.models.yolox import YOLOX
@@ -103,7 +104,7 @@ class Trainer:
     def _train_epoch(self) -> dict[str, float]:
         s = self.settings
         plain = self.epoch >= s.epochs - s.plain_epochs
-        if hasattr(self.loss, "use_l1"):
+        if isinstance(self.loss, YOLOXLoss):
             self.loss.use_l1 = plain
         self.pictures.set_epoch(self.epoch)
         if isinstance(self.loader.sampler, DistributedSampler):
@@ -170,7 +171,9 @@ class Trainer:
 
     def _loader(self) -> DataLoader[Any]:
         s = self.settings
-        sampler = DistributedSampler(self.pictures, drop_last=True, seed=s.seed) if processes.count() > 1 else None
+        sampler: DistributedSampler[Any] | None = None
+        if processes.count() > 1:
+            sampler = DistributedSampler(self.pictures, drop_last=True, seed=s.seed)
         size = s.batch_size // processes.count()
         if len(self.pictures) < s.batch_size:
             raise ValueError(f"train: {len(self.pictures)} pictures do not fill one batch of {s.batch_size}")
