@@ -41,7 +41,8 @@ class Settings:
     label_smoothing: float = 0.0
     adversarial: float = 0.0
     """Step of self-adversarial training, as a share of the pixels' range; 0: none."""
-    ema_decay: float = 0.9998
+    ema_decay: float = 0.0
+    """Of the averaged weights; 0: a fiftieth of the training's updates are averaged, 0.9998 at most."""
     amp: bool = False
     """float16 with scaled losses on a GPU, bfloat16 on a CPU."""
     clip: float = 10.0

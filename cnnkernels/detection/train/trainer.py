@@ -67,7 +67,7 @@ class Trainer:
         self.model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if self._synchronised() else model
         self.loss = _loss(model, settings).to(self.device)
         self.pictures = TrainingPictures(train, model.preprocessing, settings)
-        self.ema = ModelEMA(model, settings.ema_decay, warmup=max(2 * len(train) // settings.batch_size, 1) * 5)
+        self.ema = _average(model, settings, len(train) // settings.batch_size)
         self.optimizer = _optimizer(self.model, settings)
         self.scaler = torch.amp.GradScaler("cuda", enabled=settings.amp and self.device.type == "cuda")
         self.log = Log(self.folder / "log.csv")
@@ -244,6 +244,13 @@ def _loss(model: nn.Module, settings: Settings) -> nn.Module:
         return loss_for(model, **changes)
     except TypeError as error:
         raise ValueError(f"train: {settings.model}'s loss does not take {', '.join(changes)}: {error}") from None
+
+
+def _average(model: nn.Module, settings: Settings, steps_per_epoch: int) -> ModelEMA:
+    """An average that a short training can follow: YOLOX's 0.9998 would hold weights of its whole length."""
+    updates = max(settings.epochs * -(-steps_per_epoch // settings.accumulate), 1)
+    decay = settings.ema_decay or min(max(1 - 50 / updates, 0.0), 0.9998)
+    return ModelEMA(model, decay, warmup=min(max(updates / 50, 1.0), 2000.0))
 
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
