@@ -7,7 +7,8 @@ import pytest
 from cnnkernels import demo
 
 
-def test_photographs_are_recognised(capsys):
+def test_photographs_are_recognised(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     if demo.what_is_missing():
         pytest.skip("; ".join(demo.what_is_missing()))
     assert demo.main(["--rounds", "1"]) == 0
@@ -24,6 +25,10 @@ def test_photographs_are_recognised(capsys):
         assert float(first[4]) == pytest.approx(float(first[2]), abs=1e-3)
     assert float(re.search(r"largest difference of a probability: (\S+)", out)[1]) < 1e-4
     assert "batch 8" in out
+    for name, expected in (("coffee", "1 cup"), ("astronaut", "1 face"), ("coins", "24 coin")):
+        found = re.search(rf"^ +{name} +(.+?) +out/demo/{name}.jpg$", out, re.MULTILINE)
+        assert found, out
+        assert found[1] == expected
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):

@@ -133,7 +133,7 @@ def test_nothing_is_left_for_nms():
 
     def detected(iou_threshold):
         raw = [torch.cat(parts, 1).detach() for parts in zip(head, selectors, strict=True)]
-        return postprocess(model.decode(raw).float(), iou_threshold=iou_threshold, kind="iou").count.tolist()
+        return postprocess(model.decode(raw).float(), iou_threshold=iou_threshold, kind="iou").counts.tolist()
 
     objects = [len(rows) for rows in targets]
     before = detected(1.0)

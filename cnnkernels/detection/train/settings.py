@@ -17,6 +17,9 @@ class Settings:
     model: str
     size: int = 416
     """Height and width of the network's input, a multiple of its largest stride."""
+    eval_size: int = 0
+    """Of evaluation, and for ``Detector``; 0: ``size``.  A sixth above it is often better: augmentation enlarges objects
+    (Touvron et al. 2019, arXiv:1906.06423)."""
     epochs: int = 300
     batch_size: int = 16
     """Pictures of one step, over all processes."""
@@ -60,7 +63,7 @@ class Settings:
             raise ValueError(f"train: {self.model} is for {entry.task}, not for detection")
         positive = ("size", "epochs", "batch_size", "accumulate", "lr", "evaluate_every", "clip")
         bad = [name for name in positive if getattr(self, name) <= 0]
-        bad += [name for name in ("warmup_epochs", "plain_epochs", "weight_decay", "workers", "seed", "adversarial")
+        bad += [name for name in ("warmup_epochs", "plain_epochs", "weight_decay", "workers", "eval_size", "seed", "adversarial")
                 if getattr(self, name) < 0]  # fmt: skip
         bad += [name for name in ("momentum", "mosaic", "mixup", "final_lr", "ema_decay", "label_smoothing")
                 if not 0 <= getattr(self, name) <= 1]  # fmt: skip

@@ -15,7 +15,7 @@ from cnnkernels._files import write_whole
 from cnnkernels.detection.train.settings import Settings
 
 FORMAT = 1
-FREE = ("device", "workers", "evaluate_every")
+FREE = ("device", "workers", "evaluate_every", "eval_size")
 """Settings that may change between two runs of one training."""
 
 

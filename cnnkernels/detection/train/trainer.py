@@ -192,14 +192,17 @@ class Trainer:
     def _detector(self) -> Detector:
         network: Any = self.ema.module
         return Detector(
-            network, names=self.names, size=self.settings.size, score_threshold=0.005, iou_threshold=0.6,
+            network, names=self.names, size=self._eval_size(), score_threshold=0.001, iou_threshold=0.6,
             device=self.device, batch_size=self.settings.batch_size,
         )  # fmt: skip
+
+    def _eval_size(self) -> int:
+        return self.settings.eval_size or self.settings.size
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
     def _save_weights(self, name: str) -> None:
-        about = weight_files.About(self.settings.model, self.names, self.settings.size)
+        about = weight_files.About(self.settings.model, self.names, self._eval_size())
         weight_files.save(self.ema.module, self.folder / name, about)
 
     def _save_state(self) -> None:
