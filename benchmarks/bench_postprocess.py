@@ -14,8 +14,8 @@ from .arena import DEVICE, OURS, Group
 from .rivals import no_grad, on_backend
 
 CONTENDERS = [*(f"ours {b}" for b in OURS), "eager objectness first", "eager class first", "copy"]
-USES = {"detect": 0.25, "evaluate": 0.001}
-"""Score thresholds: of somebody who looks at boxes, and of who measures mAP."""
+USES = {"detect": (0.25, 2048), "evaluate": (0.001, 30000)}
+"""Score threshold and ``max_candidates``: of somebody who looks at boxes (the defaults), and of who measures mAP."""
 SPECS = [(rows, batch, use) for rows in (8400, 25200) for batch in (1, 16) for use in USES]
 CLASSES, OVERLAP, MOST = 80, 0.5, 300
 
@@ -70,9 +70,9 @@ def class_first(nms, p: Tensor, threshold: float) -> list[Tensor]:
     return out
 
 
-def ours(p: Tensor, threshold: float) -> list[Tensor]:
+def ours(p: Tensor, threshold: float, candidates: int) -> list[Tensor]:
     found = postprocess(
-        p, score_threshold=threshold, iou_threshold=OVERLAP, kind="iou", max_detections=MOST, max_candidates=30000
+        p, score_threshold=threshold, iou_threshold=OVERLAP, kind="iou", max_detections=MOST, max_candidates=candidates
     )
     return [t for d in found.to_list() for t in (d.boxes, d.scores, d.labels)]
 
@@ -80,13 +80,14 @@ def ours(p: Tensor, threshold: float) -> list[Tensor]:
 def build(spec) -> Group:
     rows, batch, use = spec
     nms = pytest.importorskip("tests.torchvision_oracle").torchvision().ops.batched_nms
-    p, threshold = make_predictions(batch, rows).to(DEVICE), USES[use]
+    p = make_predictions(batch, rows).to(DEVICE)
+    threshold, candidates = USES[use]
     calls = {
         "eager objectness first": no_grad(lambda: objectness_first(nms, p, threshold)),
         "eager class first": no_grad(lambda: class_first(nms, p, threshold)),
     }
     for backend in OURS:
-        calls[f"ours {backend}"] = on_backend(backend, no_grad(lambda: ours(p, threshold)))
+        calls[f"ours {backend}"] = on_backend(backend, no_grad(lambda: ours(p, threshold, candidates)))
     read = batch * rows * 64  # a cache line of each row; the rows that pass are few
     return Group("postprocess", f"{rows} rows b{batch} {use}", torch.float32, "any", read, calls)
 
