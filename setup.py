@@ -11,9 +11,13 @@ import subprocess
 import sys
 import sysconfig
 
-import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+try:
+    import pybind11
+except ImportError:
+    sys.exit("cnnkernels needs pybind11 to build: pip install pybind11")
 
 ROOT = pathlib.Path(__file__).parent.resolve()
 NO_TORCH = """

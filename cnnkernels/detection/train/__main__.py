@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with processes.joined(options.device):
-        return _run(options)
+        status = _run(options)
+        if status == 0:
+            processes.wait()  # torchrun ends all processes when one fails to end well, also one that is still writing
+        return status
 
 
 def _run(options: argparse.Namespace) -> int:
