@@ -75,6 +75,35 @@ def test_against_torchvision():
     assert torch.equal(found.boxes, boxes[kept]) and torch.equal(found.labels, labels[passes][kept])
 
 
+@pytest.mark.parametrize("kind", ["iou", "giou", "diou", "ciou"])
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("most", [0, 7, 300])
+def test_one_call_is_the_same(kind, multi_label, most, count_direct):
+    """Plain float32 tensors take one call; a recorder sees the ops, which give the same bits."""
+    ops = count_direct("postprocess")
+    for p in (predictions(3), predictions(1, 5000, 2, seed=4), predictions(0), predictions(2, 0)):
+        for options in (
+            {},
+            {"score_threshold": 0.05, "max_candidates": 50},
+            {"class_agnostic": True, "iou_threshold": 0.1, "beta": 0.6},
+        ):
+            options = {**options, "kind": kind, "multi_label": multi_label, "max_detections": most}
+            before = ops.calls
+            one = postprocess(p, **options)
+            assert ops.calls == before + 1
+            with cnnkernels.record_backends() as runs:
+                several = postprocess(p, **options)
+            assert ops.calls == before + 1 and len(runs) == 2
+            assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(one, several, strict=True))
+
+
+def test_views_are_copied():
+    p = predictions(2)
+    wide = torch.cat((p, p), 2)[..., : p.shape[2]]
+    assert not wide.is_contiguous()
+    assert all(torch.equal(a, b) for a, b in zip(postprocess(wide), postprocess(p), strict=True))
+
+
 def test_padding():
     p = predictions(2, 30)
     p[1, :, 4] = 0  # nothing in the second image

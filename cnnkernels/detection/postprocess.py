@@ -8,8 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cnnkernels import ops
+from cnnkernels import _boxes, _ext, ops
 from cnnkernels.detection.types import Detections
+from cnnkernels.nn import _unit
+
+_AVAILABLE = _ext.has_kernel("postprocess", "cpu")
 
 
 class Found(NamedTuple):
@@ -56,10 +59,24 @@ def postprocess(
     class_agnostic: boxes of different classes suppress each other, too.
 
     Raises ValueError and TypeError as ``detection_candidates`` and ``nms_padded`` do.
+    On float32 CPU tensors, where nobody looks on, it is one call with the same results (csrc/torch/postprocess.cpp).
     """
     if predictions.dim() == 3:
         most = predictions.shape[1] * (predictions.shape[2] - 5 if multi_label else 1)
         max_candidates = min(max_candidates, most) if isinstance(max_candidates, int) else max_candidates
+    found = _in_one_call(
+        predictions,
+        score_threshold,
+        max_candidates,
+        multi_label,
+        iou_threshold,
+        kind,
+        beta,
+        class_agnostic,
+        max_detections,
+    )
+    if found is not None:
+        return found
     boxes, scores, labels = ops.detection_candidates(
         predictions, score_threshold, max_candidates=max_candidates, multi_label=multi_label
     )
@@ -82,3 +99,35 @@ def postprocess(
         labels.gather(1, kept).masked_fill(empty, -1),
         count,
     )
+
+
+def _in_one_call(
+    predictions: Tensor,
+    score_threshold: float,
+    max_candidates: int,
+    multi_label: bool,
+    iou_threshold: float,
+    kind: str,
+    beta: float,
+    class_agnostic: bool,
+    max_detections: int,
+) -> Found | None:
+    """None for what it does not take: the ops compute that, or say what is wrong."""
+    if not _AVAILABLE or not _unit.plain_tensor(predictions) or kind not in _boxes.CODES:
+        return None
+    try:
+        threshold = _boxes.rounded_threshold(iou_threshold, torch.float32)
+        found: tuple[Tensor, ...] = _ext.direct_ops.postprocess(
+            predictions,
+            score_threshold,
+            max_candidates,
+            multi_label,
+            threshold,
+            _boxes.CODES[kind],
+            beta,
+            class_agnostic,
+            max_detections,
+        )
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    return Found(*found)

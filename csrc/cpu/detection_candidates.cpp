@@ -13,6 +13,7 @@
 namespace ck::cpu::CK_ISA {
 namespace {
 
+constexpr int64_t kAhead = 24;    // rows whose objectness is asked for early
 constexpr int64_t kRange = 2048;  // rows of a task: 10 us where nothing passes
 
 template <class S> struct Candidate {
@@ -37,6 +38,8 @@ template <class T> struct Search {
   void find(int64_t image, int64_t begin, int64_t end, List& found) const {
     for (int64_t r = begin; r < end; ++r) {
       const T* const p = row(image, r);
+      __builtin_prefetch(p + kAhead * width +
+                         4);  // a page holds a dozen rows, too few for the processor to see the stride
       const S objectness = load(p[4]);
       if (!passes(objectness)) continue;
       if (a.multi_label) {
