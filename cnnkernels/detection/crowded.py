@@ -9,6 +9,7 @@ arXiv:1911.08287, figure 6).
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,13 +76,19 @@ def found_objects(found: Detections, sample: Sample) -> Tensor:
     return taken
 
 
+def _with(detector: Detector, kind: str) -> Detector:
+    """The same detector with another kind of NMS."""
+    other = copy.copy(detector)
+    other.options = {**detector.options, "kind": kind}
+    return other
+
+
 def compare(detector: Detector, data: CocoData) -> tuple[Counts, list[tuple[int, Tensor]]]:
     """Counts, and (picture, its objects that plain NMS alone has lost [K] bool), most losses first."""
     found: dict[str, list[Detections]] = {}
     images = [data[i] for i in range(len(data))]
     for kind in ("iou", "diou"):
-        detector.options["kind"] = kind
-        found[kind] = detector(iter([s.image for s in images]))
+        found[kind] = _with(detector, kind)(iter([s.image for s in images]))
     hits = {k: [found_objects(d, s) for d, s in zip(v, images, strict=True)] for k, v in found.items()}
     lost = [b & ~a for a, b in zip(hits["iou"], hits["diou"], strict=True)]
     gained = [a & ~b for a, b in zip(hits["iou"], hits["diou"], strict=True)]
@@ -106,8 +113,7 @@ def figure(detector: Detector, data: CocoData, rows: Sequence[tuple[int, Tensor]
         )
         pair = []
         for kind in ("iou", "diou"):
-            detector.options["kind"] = kind
-            (found,) = detector([sample.image])
+            (found,) = _with(detector, kind)([sample.image])
             larger = Detections(found.boxes * scale, found.scores, found.labels)
             drawn = draw_detections(large, larger, detector.names)
             pair.append(_dashed(drawn, sample.boxes[lost.numpy()] * scale) if kind == "iou" else drawn)
