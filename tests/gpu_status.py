@@ -28,11 +28,11 @@ so the contract table was not finished (13,666 of 16,798 rows; 27 failures, all 
 and initcheck ended before their time without a report of an error, and what training, NMS, squeeze-and-excitation and
 the detection ops take is not known: the figures of `bn_act_train` in that table are mostly Python's time to queue.  racecheck
 reports writes of one element by several threads within the reductions of two Triton kernels (`squeeze_excite_layer_kernel`,
-`channel_stats_total_kernel`; of equal values, it seems, as their results are right), and nothing in a CUDA kernel.  Python's direct calls are for CPU tensors.
+`channel_stats_total_kernel`; of equal values, it seems, as their results are right), and nothing
+in a CUDA kernel.  Python's direct calls are for CPU tensors.
 
 `pointwise_conv_bn_act` and `detection_candidates` have no GPU kernel yet: calls on CUDA tensors are computed by
-`reference`.  First
-convolutions, max pooling, classifiers, inverted residuals and trunks as one call exist on the CPU only; on a GPU their
+`reference`.  First convolutions, max pooling, classifiers, inverted residuals and trunks as one call exist on the CPU only; on a GPU their
 modules run, on the ops that they consist of.
 """
 
