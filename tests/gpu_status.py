@@ -32,8 +32,8 @@ reports writes of one element by several threads within the reductions of two Tr
 in a CUDA kernel.  Python's direct calls are for CPU tensors.
 
 `pointwise_conv_bn_act` and `detection_candidates` have no GPU kernel yet: calls on CUDA tensors are computed by
-`reference`.  First convolutions, max pooling, classifiers, inverted residuals and trunks as one call exist on the CPU only; on a GPU their
-modules run, on the ops that they consist of.
+`reference`.  First convolutions, max pooling, classifiers, inverted residuals and trunks as one call exist on the CPU only;
+on a GPU their modules run, on the ops that they consist of.
 """
 
 

@@ -70,6 +70,8 @@ def test_a_box_finds_one_object():
     sample = Sample(np.zeros((96, 96, 3), np.uint8), np.array(TRUTH, np.float32), np.zeros(3, np.int64))
     one = Detections(torch.tensor([[14.0, 10, 45, 40]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     assert crowded.found_objects(one, sample).sum() == 1
+    twice = Detections(one.boxes.repeat(2, 1), torch.ones(2), torch.zeros(2, dtype=torch.int64))
+    assert crowded.found_objects(twice, sample).tolist() == [True, True, False]  # the second box takes the other object
     other = Detections(one.boxes, one.scores, torch.ones(1, dtype=torch.int64))
     assert not crowded.found_objects(other, sample).any()
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
