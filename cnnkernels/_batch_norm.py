@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -24,10 +23,7 @@ def check(op: str, x: Tensor, channels: Any, weight: Tensor | None, bias: Tensor
     for name, t in (("bn_weight", weight), ("bn_bias", bias)):
         if t is not None:
             _check.channel_vector(op, name, t, x, channels)
-    if not isinstance(eps, (int, float)) or isinstance(eps, bool):
-        raise TypeError(f"{op}: eps must be a float, got {type(eps).__name__}")
-    if not (eps >= 0 and math.isfinite(eps)):
-        _check.fail(op, "eps must be >= 0 and finite", eps)
+    _check.eps(op, eps)
 
 
 def check_count(op: str, shape: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -59,6 +60,14 @@ def same_shape(op: str, name: str, t: object, x: Tensor, what: str) -> None:
     if t.shape != x.shape:
         fail(op, f"{name} must have {what} {shape(x)}", shape(t))
     like(op, name, t, x)
+
+
+def eps(op: str, value: object) -> None:
+    """What is added to a denominator: a number of at least 0."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{op}: eps must be a float, got {type(value).__name__}")
+    if not (value >= 0 and math.isfinite(value)):
+        fail(op, "eps must be >= 0 and finite", value)
 
 
 def acc_dtype(x: Tensor) -> torch.dtype:
