@@ -65,7 +65,7 @@ def test_python_imports_point_down(module):
 
 
 def test_no_op_imports_another_op():
-    """Triton shares formulas (activations, overlaps), an op's kernels with its training form, BN's with the convolution."""
+    """Triton shares formulas (activations, overlaps), an op's kernels with its training form, BN's with the convolutions."""
     for module, path in modules().items():
         stem = module.rsplit(".", 1)[-1]
         if layer_of(module) != "ops" or stem in ("ops", "triton"):
@@ -74,7 +74,8 @@ def test_no_op_imports_another_op():
         others.discard(f"cnnkernels.ops.triton.{stem.removesuffix('_train')}")
         formulas = {"cnnkernels.ops.triton.activation", "cnnkernels.ops.triton.box_overlap"}
         others -= formulas if ".triton." in module else set()
-        others -= {"cnnkernels.ops.triton.bn_act"} if ".triton.dwconv_bn_act" in module else set()
+        convolution = module.startswith(("cnnkernels.ops.triton.dwconv", "cnnkernels.ops.triton.pointwise"))
+        others -= {"cnnkernels.ops.triton.bn_act"} if convolution else set()
         assert not others, f"{module} imports {sorted(others)}"
 
 

@@ -46,6 +46,14 @@ SIGNATURES: dict[str, tuple[str, list[dict[str, object]]]] = {
     ),
     "dwconv_grad_input_kernel": ("T* T* T*" + 15 * " i32", [{**BN, **K3}]),
     "dwconv_grad_weight_kernel": ("T* T* *fp32" + 16 * " i32", [{**BN, **K3, "TAPS": 16}]),
+    "pointwise_kernel": (
+        "T* T* *fp32 *fp32 T* T* T*" + 8 * " i32" + " fp32",
+        [
+            {"ACT": 6, "WIDE": False, "EMULATED": False, "BK": 64, "BP": 64, "BC": 32},
+            {"ACT": 0, "WIDE": False, "EMULATED": False, "BK": 16, "BP": 16, "BC": 16, "gate_ptr": None}
+            | {"scale_ptr": None, "shift_ptr": None, "residual_ptr": None},
+        ],
+    ),
     "box_iou_loss_kernel": (
         "T* T* *fp32 i32 fp32",
         [{"KIND": k, "REDUCE": r, "BLOCK": 512} for k, r in ((0, False), (1, True), (2, False), (3, True))],

@@ -111,6 +111,12 @@ def _native(
     return _direct(ops, _layout.dense(x), weight.contiguous(), a, b, act, gate, residual)
 
 
+def _triton() -> Any:
+    from cnnkernels.ops.triton import pointwise_conv_bn_act
+
+    return pointwise_conv_bn_act.forward
+
+
 POINTWISE_CONV_BN_ACT = Op(
     NAME,
     "(Tensor x, Tensor weight, Tensor scale, Tensor shift, str act, Tensor? gate, Tensor? residual) -> Tensor",
@@ -118,8 +124,9 @@ POINTWISE_CONV_BN_ACT = Op(
     reference=_reference,
     fake=lambda x, weight, scale, shift, act, gate, residual: _layout.empty_like(x, _output_shape(x, weight)),
     native=_native,
-    native_ops=("pointwise", "pointwise_pack", "pointwise_packed"),
+    native_ops=("pointwise",),
     direct=_direct,
+    triton=_triton,
     autocast=("x", "weight", "gate", "residual"),
     # as torch counts a convolution: two per multiply-add
     flops=lambda x, weight, *_, out_shape=None, **__: 2 * x[0] * x[1] * x[2] * x[3] * weight[0],

@@ -1,7 +1,7 @@
 // What the depthwise convolution kernels share: which tap joins which input to which output, the accumulators of the
 // sliding window, the epilogue, and the merging of batch statistics.
 #pragma once
-#include "device/ck_cuda.cuh"
+#include "device/activate_all.cuh"
 #include "../math/dwconv_shape.h"
 
 namespace ck::cuda {
@@ -87,26 +87,6 @@ struct Window {
     }
   }
 };
-
-// z = act(z) for N values, with the switch outside the loop.
-template <int N>
-__device__ __forceinline__ void activate_all(float* z, Act act, float slope) {
-  auto all = [&](auto a) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) z[i] = activate<decltype(a)::value>(z[i], slope);
-  };
-  switch (act) {
-    case Act::identity: break;
-    case Act::relu: all(std::integral_constant<Act, Act::relu>()); break;
-    case Act::relu6: all(std::integral_constant<Act, Act::relu6>()); break;
-    case Act::leaky_relu: all(std::integral_constant<Act, Act::leaky_relu>()); break;
-    case Act::silu: all(std::integral_constant<Act, Act::silu>()); break;
-    case Act::hard_swish: all(std::integral_constant<Act, Act::hard_swish>()); break;
-    case Act::mish: all(std::integral_constant<Act, Act::mish>()); break;
-    case Act::sigmoid: all(std::integral_constant<Act, Act::sigmoid>()); break;
-    case Act::hard_sigmoid: all(std::integral_constant<Act, Act::hard_sigmoid>()); break;
-  }
-}
 
 // Batch statistics of one channel.  While values are added these are sums shifted by the first value: as accurate as
 // Welford's update, without its division.  After finish() they are count, mean and sum of squared deviations.

@@ -1,4 +1,5 @@
 #include "../cpu/pointwise.h"
+#include "../cuda/pointwise.h"
 
 #include "glue.h"
 
@@ -29,19 +30,41 @@ void check_weight(const Tensor& weight) {
                   "pointwise: weight must be [K, C, 1, 1]");
 }
 
-[[maybe_unused]] Tensor pointwise_cpu(const Tensor& x, const Tensor& weight, const optional<Tensor>& scale,
-                                      const optional<Tensor>& shift, const optional<Tensor>& gate,
-                                      const optional<Tensor>& residual, int64_t act, double slope) {
+// What both devices ask of an unpacked call.
+PointwiseShape checked(const Tensor& x, const Tensor& weight, const optional<Tensor>& scale,
+                       const optional<Tensor>& shift, const optional<Tensor>& gate) {
   check_weight(weight);
   const PointwiseShape s = shape_of(x, weight.size(0), gate);
   STD_TORCH_CHECK(weight.size(1) == s.C && weight.scalar_type() == x.scalar_type(),
                   "pointwise: x and weight do not match");
   check_vector(scale, x, s.K), check_vector(shift, x, s.K);
+  return s;
+}
+
+[[maybe_unused]] Tensor pointwise_cpu(const Tensor& x, const Tensor& weight, const optional<Tensor>& scale,
+                                      const optional<Tensor>& shift, const optional<Tensor>& gate,
+                                      const optional<Tensor>& residual, int64_t act, double slope) {
+  const PointwiseShape s = checked(x, weight, scale, shift, gate);
   Tensor y = output(x, s.K, residual);
   cpu::pointwise({dtype_of(x), ptr(x), ptr(weight), ptr(scale), ptr(shift), nullptr, ptr(gate), ptr(residual), mut(y),
                   s, act_of(act), slope, torch_pool()});
   return y;
 }
+
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+Tensor pointwise_cuda(const Tensor& x, const Tensor& weight, const optional<Tensor>& scale,
+                      const optional<Tensor>& shift, const optional<Tensor>& gate, const optional<Tensor>& residual,
+                      int64_t act, double slope) {
+  const CudaCall call(x);
+  const PointwiseShape s = checked(x, weight, scale, shift, gate);
+  Tensor y = output(x, s.K, residual);
+  check_launch(cuda::pointwise({dtype_of(x), ptr(x), ptr(weight), ptr<float>(scale), ptr<float>(shift), ptr(gate),
+                                ptr(residual), mut(y), s, act_of(act), slope},
+                               call.stream),
+               "pointwise_conv_bn_act");
+  return y;
+}
+#endif
 
 [[maybe_unused]] Tensor pointwise_pack_cpu(const Tensor& weight, const optional<Tensor>& scale,
                                            const optional<Tensor>& shift) {
@@ -86,5 +109,8 @@ CK_CPU_IMPL(m) {
   cpu_kernel<&pointwise_pack_cpu>(m, "pointwise_pack");
   cpu_step<&pointwise_packed_cpu>(m, "pointwise_packed");
 }
+#if defined(CK_CUDA) || defined(CK_HOST_CUDA)
+CK_CUDA_IMPL(m) { m.impl("pointwise", TORCH_BOX(&pointwise_cuda)); }
+#endif
 
 }  // namespace ck::glue

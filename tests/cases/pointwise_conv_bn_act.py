@@ -48,6 +48,9 @@ SHAPES = [
     Shape("wide", (3, 9, 1, 5), 80, "identity", residual=True),
     Shape("deep", (2, 70, 3, 3), 24, "mish", gate=True),
     Shape("chunks", (2, 3, 43, 45), 17, "identity", gate=True, slow=True),  # a thread walks through several chunks
+    Shape("tiles", (3, 150, 6, 8), 72, gate=True, residual=True),  # chunks of channels, tiles of outputs and pixels
+    Shape("tiles-aligned", (2, 136, 8, 8), 72, "relu6", residual=True),
+    Shape("tiles-gated", (2, 72, 4, 8), 24, "hard_swish", gate=True),
     Shape("one-pixel", (5, 12, 1, 1), 9, gate=True),
     Shape("one-channel", (2, 1, 4, 5), 1, residual=True),
     Shape("one-input", (2, 1, 4, 5), 6),
@@ -59,7 +62,7 @@ CASES = [
     for s in SHAPES
 ]
 
-# Sums of up to 70 products of order 1 in fp32; one rounding of the result for the half types.
+# Sums of up to 150 products of order 1 in fp32; one rounding of the result for the half types.
 TOLERANCE = {
     torch.float64: (1e-12, 1e-12),
     torch.float32: (5e-6, 5e-6),
