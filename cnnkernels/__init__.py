@@ -5,6 +5,7 @@ import torch as _torch  # the extension needs libtorch loaded  # noqa: F401
 from cnnkernels import models, nn, ops
 from cnnkernels._backend import record_backends, use_backend
 from cnnkernels._explain import explain
+from cnnkernels._tune import Measured, tune, tuning
 
 __version__ = "0.1.0"
-__all__ = ["explain", "models", "nn", "ops", "record_backends", "use_backend"]
+__all__ = ["Measured", "explain", "models", "nn", "ops", "record_backends", "tune", "tuning", "use_backend"]

@@ -95,6 +95,56 @@ def _hard_swish(x: Tensor) -> Tensor:
     return F.hardswish(x)
 
 
+def eager(x: Tensor, name: str, inplace: bool = False) -> Tensor:
+    """act(x) by PyTorch's kernel for it, in one pass; into x itself if asked to."""
+    code, slope = parse(name)
+    if x.dtype is torch.float64:  # some kernels hold 1/6 in fp32
+        return reference(x, name)
+    if code == CODES["identity"]:
+        return x if inplace else x.clone()
+    if code == CODES["sigmoid"]:
+        return x.sigmoid_() if inplace else x.sigmoid()
+    if code == CODES["leaky_relu"]:
+        return F.leaky_relu(x, slope, inplace)
+    return _EAGER[code](x, inplace)
+
+
+_EAGER: dict[int, Callable[[Tensor, bool], Tensor]] = {
+    CODES["relu"]: lambda x, inplace: F.relu(x, inplace),
+    CODES["relu6"]: lambda x, inplace: F.relu6(x, inplace),
+    CODES["silu"]: lambda x, inplace: F.silu(x, inplace),
+    CODES["hard_swish"]: lambda x, inplace: F.hardswish(x, inplace),
+    CODES["mish"]: lambda x, inplace: F.mish(x, inplace),
+    CODES["hard_sigmoid"]: lambda x, inplace: F.hardsigmoid(x, inplace),
+}
+
+
+def eager_grad(grad: Tensor, x: Tensor, name: str) -> Tensor:
+    """grad * act'(x) by PyTorch's kernel for it; of sigmoid, whose kernel wants act(x), by two."""
+    code, slope = parse(name)
+    if x.dtype is torch.float64 or (
+        code == CODES["sigmoid"] and x.dtype is not torch.float32
+    ):  # act(x) would be rounded
+        return (grad * reference_grad(x, name)).to(x.dtype)
+    if code == CODES["identity"]:
+        return grad.clone()
+    if code == CODES["sigmoid"]:
+        return torch.ops.aten.sigmoid_backward(grad, x.sigmoid())
+    if code == CODES["leaky_relu"]:
+        return torch.ops.aten.leaky_relu_backward(grad, x, slope, False)
+    return _EAGER_GRAD[code](grad, x)
+
+
+_EAGER_GRAD: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
+    CODES["relu"]: lambda grad, x: torch.ops.aten.threshold_backward(grad, x, 0),
+    CODES["relu6"]: lambda grad, x: torch.ops.aten.hardtanh_backward(grad, x, 0, 6),
+    CODES["silu"]: lambda grad, x: torch.ops.aten.silu_backward(grad, x),
+    CODES["hard_swish"]: lambda grad, x: torch.ops.aten.hardswish_backward(grad, x),
+    CODES["mish"]: lambda grad, x: torch.ops.aten.mish_backward(grad, x),
+    CODES["hard_sigmoid"]: lambda grad, x: torch.ops.aten.hardsigmoid_backward(grad, x),
+}
+
+
 def reference_grad(x: Tensor, name: str) -> Tensor:
     """d act(x) / dx in plain, differentiable PyTorch, in fp32 for half types; PyTorch's own choice at the kinks."""
     code, slope = parse(name)

@@ -26,6 +26,8 @@ class Run:
     op: str
     backend: str
     reason: str | None = None
+    chosen: bool = False
+    """Whether it ran because it was measured to be faster than the default (``cnnkernels.tune``)."""
 
 
 class _State:
@@ -79,9 +81,9 @@ def record_backends() -> Iterator[list[Run]]:
         STATE.set(STATE.wanted, before)
 
 
-def ran(op: str, backend: str) -> None:
+def ran(op: str, backend: str, chosen: bool = False) -> None:
     if STATE.records is not None:
-        STATE.records.append(Run(op, backend))
+        STATE.records.append(Run(op, backend, chosen=chosen))
 
 
 def fell_back(op: str, from_backend: str, reason: str) -> None:

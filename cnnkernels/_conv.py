@@ -163,6 +163,15 @@ def reference(x: Tensor, weight: Tensor, window: Window) -> Tensor:
     return F.conv2d(padded, weight.to(acc), stride=window.stride, dilation=window.dilation, groups=x.shape[1])
 
 
+def eager(x: Tensor, weight: Tensor, bias: Tensor, window: Window) -> Tensor:
+    """The convolution as a model calls it: in x's dtype, with the padding in it where both sides have the same."""
+    left, right, top, bottom = window.padding
+    padding = (top, left)
+    if (left, top) != (right, bottom):
+        x, padding = F.pad(x, window.padding), (0, 0)
+    return F.conv2d(x, weight, bias, window.stride, padding, window.dilation, groups=x.shape[1])
+
+
 def reference_grads(du: Tensor, x: Tensor, weight: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     """(dx, dweight) of ``reference`` for the gradient du of its result, in the accumulation dtype; differentiable."""
     acc = _check.acc_dtype(x)

@@ -39,6 +39,20 @@ def dense_as(t: Tensor, x: Tensor) -> Tensor:
     return t if t.data_ptr() % 16 == 0 else t.clone(memory_format=fmt)
 
 
+def as_result(y: Tensor, x: Tensor) -> Tensor:
+    """y with the strides that ``empty_like(x, y.shape)`` has: itself if it has them, else a copy."""
+    return y if y.stride() == _strides(y.shape, is_channels_last(x)) else copy_as(y, x)
+
+
+def _strides(shape: torch.Size, channels_last: bool) -> tuple[int, ...]:
+    order = (1, 3, 2, 0) if channels_last else range(len(shape) - 1, -1, -1)
+    strides, step = [0] * len(shape), 1
+    for i in order:
+        strides[i] = step
+        step *= max(shape[i], 1)
+    return tuple(strides)
+
+
 def copy_as(t: Tensor, x: Tensor) -> Tensor:
     """A copy of t with the strides that ``empty_like(x, t.shape)`` has, also where a size is 1; differentiable."""
     return t.clone(memory_format=memory_format(x))

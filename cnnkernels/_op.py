@@ -5,20 +5,24 @@ kernel, gradient, native (C++/CUDA) and Triton backends, autocast rule and FLOP 
 ``torch.ops.cnnkernels.<name>``.  Files in ``cnnkernels/ops`` create the ops; nothing else does.
 
 A call goes: check -> choose a backend -> run it.  ``torch.ops`` and the public functions share that path, so both raise
-the same errors before any kernel runs.  When nothing needs PyTorch's dispatcher (no gradient, autocast, tracing, mode
-or tensor subclass), calling the ``Op`` on CPU tensors goes straight to the kernel (csrc/torch/direct.h); what the kernel
-refuses takes the long way, which either explains the refusal or converts the arguments first.
+the same errors before any kernel runs.  The backend is the one asked for, else the one measured to be the fastest for
+such arguments (``cnnkernels.choice``), else the device's default.  When nothing needs PyTorch's dispatcher (no gradient,
+autocast, tracing, mode or tensor subclass), calling the ``Op`` on CPU tensors goes straight to the kernel
+(csrc/torch/direct.h); what the kernel refuses takes the long way, which either explains the refusal or converts the
+arguments first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cnnkernels import _autograd, _backend, _ext
+from cnnkernels.choice.chooser import Chooser, chooser_for
 
 LIBRARY = torch.library.Library("cnnkernels", "DEF")
 REGISTRY: dict[str, Op] = {}
@@ -31,6 +35,9 @@ _AUTOCAST = torch._C._is_any_autocast_enabled
 _TRACING = torch._C._get_tracing_state
 _FORWARD_AD = torch.autograd.forward_ad
 _PARAMETER = torch.nn.Parameter
+_CPU = torch.device("cpu")
+_KERNELS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+"""Device type -> the backends with kernels for it, the default first."""
 
 
 class CudaTarget:
@@ -72,6 +79,8 @@ class Op:
         ``direct(ops, *args)``: as ``native``, without converting anything: tensors are dense and parameters in the dtype
         the kernels take.  The CPU kernel refuses whatever ``check`` refuses and whatever it cannot read, so plain calls on
         CPU tensors try this first, without ``check``; that is worth 3 to 5 us a call.
+    eager
+        What stands for ``reference`` where speed decides: PyTorch's quickest form that is as exact as the kernels.
     triton
         Returns the function ``f(*args)`` that launches the Triton kernels (it imports them, so only when used).
     backward, save
@@ -94,6 +103,7 @@ class Op:
         native: Callable[..., Any] | None = None,
         native_ops: Sequence[str] = (),
         direct: Callable[..., Any] | None = None,
+        eager: Callable[..., Any] | None = None,
         triton: Callable[[], Callable[..., Any]] | None = None,
         backward: Callable[..., Any] | None = None,
         save: Callable[..., None] | None = None,
@@ -109,10 +119,13 @@ class Op:
         self.native = native
         self.native_ops = tuple(native_ops)
         self.direct = direct
+        self.eager = eager or reference
         self.triton = triton
         self.unsupported = unsupported
         self._available: dict[tuple[str, str], str | None] = {}
         self._cpu_ready: bool | None = None
+        self._cpu_chooser: Chooser | None = None
+        self._choosers: dict[torch.device, Chooser | None] = {}
 
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
         self.overload = getattr(torch.ops.cnnkernels, name).default
@@ -165,6 +178,8 @@ class Op:
         if _FORWARD_AD._current_level >= 0 and self._eager is not None:
             return self._eager.apply(*args)  # raises for an input with a tangent, which the dispatcher would drop
         straight = on_cpu and _backend.STATE.plain and self._cpu_is_ready()
+        if straight and self._cpu_chooser is not None:
+            straight = self._cpu_chooser(args) == "cpu"
         if needs_grad and self._eager is not None and torch.is_grad_enabled():
             return (self._eager_on_cpu if straight else self._eager).apply(*args)  # type: ignore[union-attr]
         return self._run_on_cpu(*args) if straight else self._run(*args)
@@ -176,7 +191,14 @@ class Op:
     def _run(self, *args: Any) -> Any:
         args = self._fill(args)
         self.check(*args)
-        return self._run_on(_backend.wanted() or self.default_backend(args[0].device.type), args)
+        wanted = _backend.wanted()
+        if wanted is not None:
+            return self._run_on(wanted, args)
+        chooser = self._chooser(args[0].device)
+        if chooser is None:
+            return self._run_on(self.default_backend(args[0].device.type), args)
+        backend = chooser(args)
+        return self._run_on(backend, args, chosen=backend != chooser.default)
 
     def _run_on_cpu(self, *args: Any) -> Any:
         """Plain CPU tensors, the default backend, nobody recording."""
@@ -193,18 +215,20 @@ class Op:
     def _cpu_is_ready(self) -> bool:
         if self._cpu_ready is None:
             self._cpu_ready = self.unsupported is None and self.default_backend("cpu") == "cpu"
+            self._cpu_chooser = self._chooser(_CPU)
         return self._cpu_ready
 
-    def _run_on(self, backend: str, args: tuple[Any, ...]) -> Any:
+    def _run_on(self, backend: str, args: tuple[Any, ...], chosen: bool = False) -> Any:
+        """chosen: the backend was measured to be the fastest, and ``reference`` then means PyTorch's quickest form."""
         if backend != "reference":
             reason = self.why_not(backend, args[0].device.type) or self._why_not_here(backend, args)
             if reason is None:
-                _backend.ran(self.name, backend)
+                _backend.ran(self.name, backend, chosen)
                 return self._launch(backend, args)
             _backend.fell_back(self.name, backend, reason)
-        else:
-            _backend.ran(self.name, "reference")
-        return self.reference(*args)
+            return self.reference(*args)
+        _backend.ran(self.name, "reference", chosen)
+        return (self.eager if chosen else self.reference)(*args)
 
     def _launch(self, backend: str, args: tuple[Any, ...]) -> Any:
         if backend == "triton":
@@ -217,7 +241,7 @@ class Op:
 
     def default_backend(self, device_type: str) -> str:
         """What runs on this kind of device when nothing is asked for."""
-        for backend in {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device_type, ()):
+        for backend in _KERNELS.get(device_type, ()):
             if self.why_not(backend, device_type) is None:
                 return backend
         return "reference"
@@ -231,7 +255,27 @@ class Op:
 
     def forget_availability(self) -> None:
         self._available.clear()
-        self._cpu_ready = None
+        self.forget_choices()
+
+    def _chooser(self, device: torch.device) -> Chooser | None:
+        if device not in self._choosers:
+            self._choosers[device] = chooser_for(self, device)
+        return self._choosers[device]
+
+    def forget_choices(self) -> None:
+        self._choosers.clear()
+        self._cpu_ready = self._cpu_chooser = None
+
+    def candidates(self, args: tuple[Any, ...]) -> dict[str, Callable[[], Any]]:
+        """Every backend that can run these arguments, as a call without checks and records."""
+        device_type = args[0].device.type
+        calls: dict[str, Callable[[], Any]] = {}
+        for backend in _KERNELS.get(device_type, ()):
+            if (self.why_not(backend, device_type) or self._why_not_here(backend, args)) is None:
+                straight = backend == "cpu"
+                calls[backend] = partial(self._run_on_cpu, *args) if straight else partial(self._launch, backend, args)
+        calls["reference"] = partial(self.eager, *args)
+        return calls
 
     def _find_why_not(self, backend: str, device_type: str) -> str | None:
         if backend == "reference":

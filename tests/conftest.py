@@ -4,6 +4,7 @@ import os
 
 DEVICE = os.environ.get("CNNKERNELS_TEST_DEVICE", "cpu")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin make tests crawl on a busy machine
+os.environ["CNNKERNELS_CACHE"] = "off"  # whatever was measured on this machine, tests run on the default backend
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is declared, so before any import of them
 

@@ -22,6 +22,8 @@ ABOVE_OP = {
     "draw": "tools",
     "_explain": "tools",
     "_selftest": "tools",
+    "_tune": "tools",
+    "roofline": "tools",
     "cli": "tools",
     "demo": "tools",
     "": "tools",

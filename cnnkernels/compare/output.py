@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pathlib
-import platform
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from cnnkernels import _machine
 from cnnkernels._files import write_whole
 from cnnkernels.compare.measure import Row, Settings
 
@@ -77,7 +77,7 @@ def grid(lines: Sequence[Sequence[str]]) -> str:
 def conditions(settings: Settings) -> dict[str, str]:
     """Where and how a comparison was measured."""
     on_gpu = settings.device.startswith("cuda")
-    processor = torch.cuda.get_device_name() if on_gpu else _processor()
+    processor = torch.cuda.get_device_name() if on_gpu else _machine.processors()[0]
     return {
         "machine": processor if on_gpu else f"{processor}, {torch.get_num_threads()} threads",
         "torch": str(torch.__version__),
@@ -87,12 +87,6 @@ def conditions(settings: Settings) -> dict[str, str]:
         "method": "random weights; median of interleaved calls, outputs allocated; eager: the plain torch.nn modules in "
         "the faster of NCHW and channels_last; MB: peak of the first forward pass, with what it keeps",
     }
-
-
-def _processor() -> str:
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _commit() -> str:

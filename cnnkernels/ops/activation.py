@@ -45,6 +45,11 @@ def _native_backward(ops: Any, grad: Tensor, x: Tensor, act: str) -> Tensor:
     return _direct_backward(ops, grad, x, act)
 
 
+def _eager_backward(grad: Tensor, x: Tensor, act: str) -> Tensor:
+    dx = _activation.eager_grad(grad, x, act)
+    return dx if dx.stride() == x.stride() else torch.empty_like(x).copy_(dx)
+
+
 def _triton() -> Any:
     from cnnkernels.ops.triton import activation
 
@@ -59,6 +64,7 @@ ACTIVATION_BACKWARD = Op(
     fake=lambda grad, x, act: torch.empty_like(x),
     native=_native_backward,
     direct=_direct_backward,
+    eager=_eager_backward,
     native_ops=("activation_backward",),
     triton=lambda: _triton().backward,
 )
@@ -93,6 +99,7 @@ ACTIVATION = Op(
     fake=lambda x, act: torch.empty_like(x),
     native=lambda ops, x, act: _direct(ops, _dense(x), act),
     direct=_direct,
+    eager=_activation.eager,
     native_ops=("activation",),
     triton=lambda: _triton().forward,
     save=_save,

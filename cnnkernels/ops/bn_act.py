@@ -96,6 +96,13 @@ def _reference(x: Tensor, scale: Tensor, shift: Tensor, act: str, residual: Tens
     return y.to(x.dtype).contiguous(memory_format=_layout.memory_format(x))
 
 
+def _eager(x: Tensor, scale: Tensor, shift: Tensor, act: str, residual: Tensor | None) -> Tensor:
+    if x.dtype is not _check.acc_dtype(x):  # two passes would round half types twice
+        return _reference(x, scale, shift, act, residual)
+    y = _activation.eager(_batch_norm.eager(x, scale, shift), act, inplace=True)
+    return _layout.as_result(y if residual is None else y.add_(residual), x)
+
+
 def _direct(ops: Any, x: Tensor, scale: Tensor, shift: Tensor, act: str, residual: Tensor | None) -> Tensor:
     return ops.bn_act(x, scale, shift, residual, *_activation.parse(act))
 
@@ -127,6 +134,7 @@ BN_ACT = Op(
     fake=lambda x, scale, shift, act, residual: _layout.empty_like(x),
     native=_native,
     direct=_direct,
+    eager=_eager,
     native_ops=("bn_act",),
     triton=lambda: _triton().forward,
     save=_save,

@@ -178,6 +178,25 @@ def _reference(
     return _layout.copy_as(y.to(x.dtype), x)
 
 
+def _eager(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    stride: Ints,
+    padding: Ints | None,
+    dilation: Ints,
+    act: str,
+    residual: Tensor | None,
+) -> Tensor:
+    if x.dtype is not _check.acc_dtype(x):  # half types would be rounded after each step
+        return _reference(x, weight, scale, shift, stride, padding, dilation, act, residual)
+    window = _conv.resolve(NAME, x, weight, stride, padding, dilation)
+    folded = weight * scale.to(x.dtype).reshape(-1, 1, 1, 1)
+    y = _activation.eager(_conv.eager(x, folded, shift.to(x.dtype), window), act, inplace=True)
+    return _layout.as_result(y if residual is None else y.add_(residual), x)
+
+
 def _fake(
     x: Tensor,
     weight: Tensor,
@@ -250,6 +269,7 @@ DWCONV_BN_ACT = Op(
     native=_native,
     native_ops=("dwconv",),
     direct=_direct,
+    eager=_eager,
     triton=lambda: _triton().forward,
     save=_save,
     backward=_backward,
