@@ -178,8 +178,9 @@ class Op:
         if _FORWARD_AD._current_level >= 0 and self._eager is not None:
             return self._eager.apply(*args)  # raises for an input with a tangent, which the dispatcher would drop
         straight = on_cpu and _backend.STATE.plain and self._cpu_is_ready()
-        if straight and self._cpu_chooser is not None:
-            straight = self._cpu_chooser(args) == "cpu"
+        chooser = self._cpu_chooser
+        if straight and chooser is not None:
+            straight = chooser(args) == "cpu"
         if needs_grad and self._eager is not None and torch.is_grad_enabled():
             return (self._eager_on_cpu if straight else self._eager).apply(*args)  # type: ignore[union-attr]
         return self._run_on_cpu(*args) if straight else self._run(*args)
@@ -258,9 +259,11 @@ class Op:
         self.forget_choices()
 
     def _chooser(self, device: torch.device) -> Chooser | None:
-        if device not in self._choosers:
-            self._choosers[device] = chooser_for(self, device)
-        return self._choosers[device]
+        try:
+            return self._choosers[device]
+        except KeyError:
+            made = self._choosers[device] = chooser_for(self, device)
+            return made
 
     def forget_choices(self) -> None:
         self._choosers.clear()

@@ -1,8 +1,10 @@
-"""One small computation per op, on the backend in use, compared with ``reference``: values and gradients."""
+"""One small computation per op and backend, compared with ``reference``: values and gradients."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -48,6 +50,11 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "concat_shuffle_split": lambda: (ops.concat_shuffle_split, _randn((2, 6, 5, 5), (2, 6, 5, 5))),
     "focus": lambda: (ops.focus, _randn((2, 3, 6, 8))),
     "spp": lambda: (ops.spp, _randn((2, 6, 7, 9))),
+    "upsample_add": lambda: (ops.upsample_add, _randn((2, 6, 4, 5), (2, 6, 7, 10))),
+    "weighted_fusion": lambda: (
+        lambda *t: ops.weighted_fusion(t[:3], t[3], act="silu"),
+        [*_randn(*3 * ((2, 6, 5, 5),)), torch.tensor([1.0, -0.5, 0.5])],
+    ),
     "pointwise_conv_bn_act": lambda: (
         ops.pointwise_conv_bn_act,
         _randn((2, 16, 5, 5), (24, 16, 1, 1), (24,), (24,)),
@@ -66,31 +73,53 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
 """Public function -> a call and the tensors for it.  A test keeps the names equal to ``ops.__all__``."""
 
 
-def _outputs_and_gradients(name: str, device: str) -> list[Tensor]:
+def _outputs_and_gradients(name: str, device: str, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     call, tensors = SAMPLES[name]()
-    tensors = [t.to(device) for t in tensors]
-    differentiable = not name.endswith(("nms", "nms_padded", "candidates"))
-    inputs = [t.requires_grad_(differentiable) for t in tensors]
+    inputs = [t.to(device, dtype).requires_grad_(_differentiable(name)) for t in tensors]
     result = call(*inputs)
     outputs = [result] if isinstance(result, Tensor) else list(result)
-    if not differentiable:
+    if not _differentiable(name):
         return outputs
     # Squares, because the plain sum of a batch-normalised tensor has no gradient.
     loss = torch.stack([(o * o).sum() for o in outputs if o.requires_grad]).sum()
     return [*outputs, *torch.autograd.grad(loss, inputs)]
 
 
-def check(name: str, device: str) -> tuple[str, str | None]:
-    """(the backends that ran, None or what is wrong) for one public function."""
-    with _backend.record_backends() as runs:
+def _differentiable(name: str) -> bool:
+    return not name.endswith(("nms", "nms_padded", "candidates"))
+
+
+@functools.cache
+def _expected(name: str) -> list[Tensor]:
+    """The definition in plain PyTorch: in float64, except where results are decisions about float32 values."""
+    with _backend.use_backend("reference"):
+        return _outputs_and_gradients(name, "cpu", torch.float64 if _differentiable(name) else torch.float32)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one public function on one device."""
+
+    backends: tuple[str, ...]
+    """That ran, forward and backward."""
+    problem: str | None
+    """What is wrong."""
+    missing: str | None
+    """Why the backend that was asked for could not run all of it."""
+
+
+def check(name: str, device: str, backend: str = "auto") -> Result:
+    """Values and gradients of a small call on a backend, "auto" being the one that serves such calls."""
+    with _backend.use_backend(backend), _backend.record_backends() as runs:
         try:
             got = _outputs_and_gradients(name, device)
         except Exception as e:
-            return "-", f"{type(e).__name__}: {e}"
-    with _backend.use_backend("reference"):
-        expected = _outputs_and_gradients(name, device)
-    backends = ", ".join(dict.fromkeys(r.backend for r in runs)) or "-"
-    for a, b in zip(got, expected, strict=True):
+            return Result((), f"{type(e).__name__}: {e}", None)
+    ran = tuple(dict.fromkeys(r.backend for r in runs))
+    missing = next((r.reason for r in runs if r.reason is not None), None)
+    for a, b in zip(got, _expected(name), strict=True):
+        a = a.detach().cpu()
         if a.shape != b.shape or not torch.allclose(a.double(), b.double(), rtol=1e-3, atol=1e-3):
-            return backends, f"differs from reference: {a.flatten()[:3].tolist()} instead of {b.flatten()[:3].tolist()}"
-    return backends, None
+            found, wanted = a.flatten()[:3].tolist(), b.detach().flatten()[:3].tolist()
+            return Result(ran, f"differs from reference: {found} instead of {wanted}", missing)
+    return Result(ran, None, missing)

@@ -5,54 +5,16 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from cnnkernels import _explain, _selftest
+from cnnkernels import _doctor
 from cnnkernels import draw as drawing
 from cnnkernels.compare import command as comparing
 from cnnkernels.detection import command as detecting
 from cnnkernels.models import list_models
-
-
-def _first_line(command: str, *arguments: str) -> str:
-    program = shutil.which(command)
-    if program is None:
-        return "not found"
-    done = subprocess.run([program, *arguments], capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if "release" in line] or done.stdout.splitlines()
-    return lines[0].strip() if lines else "found, but it says nothing"
-
-
-def _processor() -> str:
-    info = pathlib.Path("/proc/cpuinfo")
-    if not info.exists():
-        return "unknown"
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else "unknown"
-
-
-def doctor() -> int:
-    """Environment, state of the backends, a self-test of every op; 1 if one fails."""
-    print("Copy from here into a bug report\n```")
-    print(_explain.explain())
-    print(f"\nprocessor: {_processor()}\nnvcc: {_first_line('nvcc', '--version')}\n")
-    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-    rows, failed = [("self-test", "device", "ran on", "result")], 0
-    for device in devices:
-        for name in _selftest.SAMPLES:
-            backends, problem = _selftest.check(name, device)
-            failed += problem is not None
-            rows.append((name, device, backends, problem or "ok"))
-    print(_explain.table(rows))
-    print("```")
-    print(f"{failed} of {len(rows) - 1} self-tests failed." if failed else f"All {len(rows) - 1} self-tests passed.")
-    return 1 if failed else 0
 
 
 def bench(arguments: Sequence[str]) -> int:
@@ -97,7 +59,9 @@ def _add_draw(commands: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="cnnkernels", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="what is installed and active, one self-test per op, a block for bug reports")
+    commands.add_parser(
+        "doctor", help="what is installed and in use, a self-test per op and backend, a block for bug reports"
+    )
     commands.add_parser(
         "bench", help="pytest benchmarks/ --benchmark-only; further arguments go to pytest", add_help=False
     )
@@ -113,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return comparing.run(options)
     if options.command == "detect":
         return detecting.run(options)
-    return draw(options) if options.command == "draw" else doctor()
+    return draw(options) if options.command == "draw" else _doctor.run()
 
 
 if __name__ == "__main__":

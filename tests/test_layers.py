@@ -20,6 +20,7 @@ LAYERS = ("private", "_op", "ops", "nn", "models", "detection", "tools")
 ABOVE_OP = {
     "compare": "tools",
     "draw": "tools",
+    "_doctor": "tools",
     "_explain": "tools",
     "_selftest": "tools",
     "_tune": "tools",

@@ -62,9 +62,9 @@ def read(path: pathlib.Path, here: Table) -> tuple[Table | None, str]:
     except (FileNotFoundError, NotADirectoryError):
         return None, "no file"
     except (Damaged, OSError) as e:
-        reason = e.strerror or str(e) if isinstance(e, OSError) else str(e)
-        warnings.warn(f"cnnkernels ignores the measured choices in {path}: {reason}", RuntimeWarning, stacklevel=2)
-        return None, f"ignored: {reason}"
+        wrong = e.strerror or str(e) if isinstance(e, OSError) else str(e)
+        warnings.warn(f"cnnkernels ignores the measured choices in {path}: {wrong}", RuntimeWarning, stacklevel=2)
+        return None, f"ignored: {wrong}"
     reason = misfit(found, here)
     if reason is not None:
         return None, f"ignored: {reason}"

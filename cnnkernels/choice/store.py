@@ -19,6 +19,8 @@ from cnnkernels.choice.table import Choices, Damaged, Table
 class Known:
     """Choices for one device."""
 
+    kind: str
+    """What a shipped table for it is named after."""
     here: Table
     """Without choices: the header of a table that fits."""
     path: pathlib.Path
@@ -67,13 +69,13 @@ def _read(device: torch.device) -> Known:
     here = Table(device_name(device), str(torch.__version__), package_version(), "")
     path = files.path_of(here.device)
     if not files.enabled():
-        return Known(here, path, "off, by CNNKERNELS_CACHE", 0, {})
+        return Known(kind(device), here, path, "off, by CNNKERNELS_CACHE", 0, {})
     shipped = shipped_table(kind(device))
     choices = {op: dict(chosen) for op, chosen in (shipped.choices if shipped else {}).items()}
     own, note = files.read(path, here)
     for op, chosen in (own.choices if own else {}).items():
         choices.setdefault(op, {}).update(chosen)
-    return Known(here, path, note, len(shipped or ()), choices)
+    return Known(kind(device), here, path, note, len(shipped or ()), choices)
 
 
 def kind(device: torch.device) -> str:

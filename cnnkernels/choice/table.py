@@ -54,7 +54,7 @@ def parse(content: bytes) -> Table:
         raise Damaged(f"expected the fields schema, choices, {', '.join(_HEADER)}, got {str(sorted(data))[:200]}")
     for name in _HEADER:
         _string(data[name], name)
-    table = Table(*(data[name] for name in _HEADER), dict(_choices(data["choices"])))
+    table = Table(data["device"], data["torch"], data["cnnkernels"], data["source"], dict(_choices(data["choices"])))
     if len(table) > MAX_CHOICES:
         raise Damaged(f"expected at most {MAX_CHOICES} choices, got {len(table)}")
     return table
