@@ -31,9 +31,9 @@ reports writes of one element by several threads within the reductions of two Tr
 `channel_stats_total_kernel`; of equal values, it seems, as their results are right), and nothing
 in a CUDA kernel.  Python's direct calls are for CPU tensors.
 
-`pointwise_conv_bn_act` and `detection_candidates` have no GPU kernel yet: calls on CUDA tensors are computed by
-`reference`.  First convolutions, max pooling, classifiers, inverted residuals and trunks as one call exist on the CPU only;
-on a GPU their modules run, on the ops that they consist of.
+`pointwise_conv_bn_act` got its GPU kernels after that run.  `detection_candidates` has none yet: calls on CUDA tensors are
+computed by `reference`.  First convolutions, max pooling, classifiers, inverted residuals and trunks as one call exist on the
+CPU only; on a GPU their modules run, on the ops that they consist of.
 """
 
 
