@@ -121,6 +121,20 @@ SHUFFLE = [
 ]
 FOCUS = [Plane("yolov5", 3, 640), Plane("yolox", 3, 416)]
 SPP = [Plane("yolov4", 512, 13), Plane("yolov4", 512, 19), Plane("yolov5s", 256, 20)]
+FUSION = [  # extra: maps of the node
+    Plane("efficientdet_d0", 64, 64, "silu", 2),
+    Plane("efficientdet_d0", 64, 32, "silu", 3),
+    Plane("efficientdet_d0", 64, 8, "silu", 3),
+    Plane("efficientdet_d3", 160, 112, "silu", 2),
+    Plane("efficientdet_d3", 160, 56, "silu", 3),
+]
+UPSAMPLE = [  # size: of the finer map
+    Plane("fpn", 256, 56),
+    Plane("fpn", 256, 28),
+    Plane("fpn", 256, 25),
+    Plane("hourglass", 256, 64),
+    Plane("hourglass", 256, 8),
+]
 SQUEEZE_EXCITE = [
     Plane("efficientnet_b0", 32, 112, "silu", 8),
     Plane("efficientnet_b0", 96, 56, "silu", 4),

@@ -283,7 +283,15 @@ WITH_EAGER = sorted(name for name, op in _op.REGISTRY.items() if op.eager is not
 
 
 def test_which_ops_have_a_form_of_their_own():
-    assert WITH_EAGER == ["activation", "activation_backward", "bn_act", "channel_shuffle", "dwconv_bn_act"]
+    assert WITH_EAGER == [
+        "activation",
+        "activation_backward",
+        "bn_act",
+        "channel_shuffle",
+        "dwconv_bn_act",
+        "upsample_add",
+        "weighted_fusion",
+    ]
 
 
 def eager_rows():

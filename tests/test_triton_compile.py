@@ -110,6 +110,29 @@ SIGNATURES: dict[str, tuple[str, list[dict[str, object]]]] = {
         "T* *fp32 *fp32 T* i32 i32 i32 i32",
         [{"SHIFT": s, "GATE": 7, "BC": 64, "BP": 32} for s in (False, True)],
     ),
+    "upsample_add_kernel": (
+        "T* T* T* i32 i32 i32 i32 i32 i32 fp32 fp32",
+        [{"LAST": last, "BLOCK": 1024} for last in (False, True)],
+    ),
+    "upsample_add_backward_kernel": (
+        "T* T* i32 i32 i32 i32 i32 i32 fp32 fp32",
+        [{"ROWS": 4, "COLUMNS": 4, "LAST": last, "BLOCK": 1024} for last in (False, True)],
+    ),
+    "weighted_fusion_kernel": (
+        "T* T* T* T* *fp32 T* i32 fp32 fp32",
+        [
+            {"MAPS": 4, "ACT": 6, "BLOCK": 1024},
+            {"MAPS": 2, "ACT": 4, "BLOCK": 1024, "x2_ptr": None, "x3_ptr": None},
+        ],
+    ),
+    "weighted_fusion_backward_kernel": (
+        "T* T* T* T* T* *fp32 T* T* T* T* *fp32 i32 i32 fp32 fp32",
+        [
+            {"MAPS": 4, "ACT": 6, "BLOCK": 1024},
+            {"MAPS": 3, "ACT": 4, "BLOCK": 1024, "x3_ptr": None, "dx3_ptr": None},
+        ],
+    ),
+    "weighted_fusion_weights_kernel": ("*fp32 *fp32 *fp32 i32 fp32", [{"MAPS": 3, "PROGRAMS": 1024}]),
 }
 ELEMENTS = ("fp32", "fp16", "bf16")
 

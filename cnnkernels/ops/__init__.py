@@ -13,6 +13,8 @@ from cnnkernels.ops.nms import batched_diou_nms, diou_nms, nms, nms_padded
 from cnnkernels.ops.pointwise_conv_bn_act import pointwise_conv_bn_act
 from cnnkernels.ops.spp import spp
 from cnnkernels.ops.squeeze_excite import squeeze_excite
+from cnnkernels.ops.upsample_add import upsample_add
+from cnnkernels.ops.weighted_fusion import weighted_fusion
 
 __all__ = [
     "activation",
@@ -33,4 +35,6 @@ __all__ = [
     "pointwise_conv_bn_act",
     "spp",
     "squeeze_excite",
+    "upsample_add",
+    "weighted_fusion",
 ]

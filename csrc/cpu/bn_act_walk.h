@@ -10,32 +10,14 @@
 #include <algorithm>
 
 #include "../math/bn_shape.h"
-#include "parallel.h"
-#include "simd.h"
+#include "elements.h"
 
 namespace ck::cpu::CK_ISA {
 namespace {
 
-constexpr int64_t kGrain = 16384;             // elements per task: several times the cost of waking a thread
 constexpr int64_t kChunk = 4096;              // values of one channel between two additions to a double
 constexpr int64_t kGroup = 4096;              // elements that an element-wise pass takes from x at once: L1
 constexpr int kBlock = F32::N == 16 ? 4 : 2;  // channel vectors; with two sums each they fit 32 or 16 registers
-
-template <class T> CK_INLINE V<T> get(const T* p, int n) { return n == V<T>::N ? vload(p) : vload_n(p, n); }
-template <class T> CK_INLINE void put(T* p, V<T> v, int n) {
-  if (n == V<T>::N) store(p, v);
-  else store_n(p, v, n);
-}
-
-// f(first element, valid lanes) over [begin, end).
-template <class T, class F>
-CK_INLINE void for_vectors(int64_t begin, int64_t end, F&& f) {
-  constexpr int N = V<T>::N;
-  int64_t i = begin;
-  for (; i + 2 * N <= end; i += 2 * N) f(i, N), f(i + N, N);
-  for (; i + N <= end; i += N) f(i, N);
-  if (i < end) f(i, static_cast<int>(end - i));
-}
 
 template <int K> using Count = std::integral_constant<int, K>;
 
@@ -95,12 +77,6 @@ CK_INLINE AffineVec<V<T>> broadcast(const Affine<Acc<T>>& a, int64_t c) {
 template <class T>
 CK_INLINE AffineVec<V<T>> channels(const Affine<Acc<T>>& a, int64_t c, int n) {
   return {a.mean ? get(a.mean + c, n) : V<T>(Acc<T>(0)), get(a.scale + c, n), get(a.shift + c, n)};
-}
-
-// f(T(), activation as a compile-time constant)
-template <class F>
-void with_dtype_and_act(Dtype dtype, Act act, F&& f) {
-  with_dtype(dtype, [&](auto t) { with_act(act, [&](auto a) { f(t, a); }); });
 }
 
 }  // namespace
