@@ -40,10 +40,12 @@ class Shape:
 
 
 SHAPES = [
-    *(Shape(a, (2, 5, 3, 4), 7, a, gate=i % 2 == 0, residual=i % 3 == 0) for i, a in enumerate(NAMES)),
+    # The first three are what compute-sanitizer sees (tests/gpu_small_cases.py): elements, vectors, vectors with a gate.
     Shape("odd", (2, 19, 5, 7), 13, gate=True, residual=True, layouts=LAYOUTS),
-    Shape("odd-relu6", (2, 19, 5, 7), 13, "relu6", residual=True, layouts=LAYOUTS),
     Shape("vectors", (1, 16, 4, 4), 32, "relu"),
+    Shape("vectors-gated", (2, 32, 2, 8), 24, gate=True, residual=True),
+    *(Shape(a, (2, 5, 3, 4), 7, a, gate=i % 2 == 0, residual=i % 3 == 0) for i, a in enumerate(NAMES)),
+    Shape("odd-relu6", (2, 19, 5, 7), 13, "relu6", residual=True, layouts=LAYOUTS),
     Shape("panels", (1, 24, 7, 7), 100, "relu6", gate=True, slow=True),  # balanced panels of 2, 2, 2 and 1 vectors
     Shape("wide", (3, 9, 1, 5), 80, "identity", residual=True),
     Shape("deep", (2, 70, 3, 3), 24, "mish", gate=True),
