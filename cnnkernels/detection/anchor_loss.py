@@ -96,6 +96,7 @@ class AnchorLoss(nn.Module):
         image_size: int = 640,
         box_kind: str = "ciou",
         label_smoothing: float = 0.0,
+        box_weight: float = 0.05,
     ) -> AnchorLoss:
         """YOLOv5 and Scaled-YOLOv4.  image_size: that of the training, in pixels.
 
@@ -107,7 +108,7 @@ class AnchorLoss(nn.Module):
         if len(strides) > len(by_stride):
             raise ValueError(f"AnchorLoss: at most {len(by_stride)} strides, got {len(strides)}")
         weights = Weights(
-            box=0.05 * levels,
+            box=box_weight * levels,
             obj=1.0 * levels * (image_size / 640) ** 2,
             cls=0.5 * levels * num_classes / 80 if num_classes > 1 else 0.0,
             balance=tuple(by_stride[sorted(strides).index(stride)] for stride in strides),
@@ -132,9 +133,10 @@ class AnchorLoss(nn.Module):
         assigner: Assigner | None = None,
         box_kind: str = "ciou",
         label_smoothing: float = 0.0,
+        box_weight: float = 0.07,
     ) -> AnchorLoss:
-        """YOLOv4, with the box weight of its configuration file, 0.07; YOLOv3, whose paper has squared errors for boxes."""
-        weights = Weights(box=0.07)
+        """YOLOv4, with the box weight of its configuration file; YOLOv3, whose paper has squared errors for boxes."""
+        weights = Weights(box=box_weight)
         return cls(
             *(num_classes, anchors, strides, assigner or BestAnchor(), weights),
             scale_xy=scale_xy,

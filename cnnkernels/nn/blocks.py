@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +161,14 @@ class ShuffleUnit(nn.Module):
         self.branch2: Any = FusedSequential(
             *pointwise(in_channels if stride == 2 else half), *depthwise(half), *pointwise(half)
         )
+
+    @classmethod
+    def from_branches(cls, branch1: FusedSequential, branch2: FusedSequential) -> Self:
+        """Around existing branches, which are shared, not copied; without children in ``branch1`` it is the unit of stride 1."""
+        new = cls.__new__(cls)
+        nn.Module.__init__(new)
+        new.branch1, new.branch2, new.stride = branch1, branch2, 2 if len(branch1) else 1
+        return new
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor], split: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         y = shuffle_stage([(self.branch1, self.branch2)], x)

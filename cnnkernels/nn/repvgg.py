@@ -61,6 +61,17 @@ class RepVGGBlock(FusedBlock):
         self.rbr_dense: Any = ConvBNAct(in_channels, out_channels, 3, stride, groups=groups, act="identity")
         self.rbr_1x1: Any = ConvBNAct(in_channels, out_channels, 1, stride, groups=groups, act="identity")
 
+    @classmethod
+    def from_branches(
+        cls, dense: ConvBNAct, pointwise: ConvBNAct, identity: nn.Module | None, nonlinearity: nn.Module | None
+    ) -> Self:
+        """Around existing modules, which are shared, not copied; without an activation it is the sum of the branches."""
+        new = cls.__new__(cls)
+        FusedBlock.__init__(new)
+        new.rbr_dense, new.rbr_1x1, new.rbr_identity = dense, pointwise, identity
+        new.nonlinearity = nn.Identity() if nonlinearity is None else nonlinearity
+        return new
+
     def forward(self, x: Tensor) -> Tensor:
         if self.is_deployed:
             return self.fused(x, "rbr_reparam", None, "nonlinearity")

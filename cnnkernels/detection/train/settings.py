@@ -41,6 +41,8 @@ class Settings:
     mixup: float = 0.0
     iou_kind: str = "family"
     """Of the box loss: iou, giou, diou, ciou, or "family" for the published one."""
+    box_weight: float = 0.0
+    """Of the box loss; 0 for the published one: 5 of YOLOX, 0.07 of YOLOv3 and v4, 0.05 of YOLOv5, 50 of EfficientDet."""
     label_smoothing: float = 0.0
     adversarial: float = 0.0
     """Step of self-adversarial training, as a share of the pixels' range; 0: none."""
@@ -63,7 +65,8 @@ class Settings:
             raise ValueError(f"train: {self.model} is for {entry.task}, not for detection")
         positive = ("size", "epochs", "batch_size", "accumulate", "lr", "evaluate_every", "clip")
         bad = [name for name in positive if getattr(self, name) <= 0]
-        bad += [name for name in ("warmup_epochs", "plain_epochs", "weight_decay", "workers", "eval_size", "seed", "adversarial")
+        bad += [name for name in ("warmup_epochs", "plain_epochs", "weight_decay", "workers", "eval_size", "seed", "adversarial",
+                             "box_weight")
                 if getattr(self, name) < 0]  # fmt: skip
         bad += [name for name in ("momentum", "mosaic", "mixup", "final_lr", "ema_decay", "label_smoothing")
                 if not 0 <= getattr(self, name) <= 1]  # fmt: skip

@@ -241,6 +241,8 @@ def _loss(model: nn.Module, settings: Settings) -> nn.Module:
         changes["iou_kind" if isinstance(model, YOLOX) else "box_kind"] = settings.iou_kind
     if isinstance(model, YOLOv5) or getattr(model, "squared", False):
         changes["image_size"] = settings.size  # which their weight of the objectness follows
+    if settings.box_weight:
+        changes["box_weight"] = settings.box_weight
     if settings.label_smoothing:
         changes["label_smoothing"] = settings.label_smoothing
     try:

@@ -1,0 +1,92 @@
+"""Time and memory of a whole network, as it was and optimised."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from cnnkernels._timing import interleaved_medians
+from cnnkernels.optimize._compare import leaves
+
+
+def in_channels_last(x: Any) -> Any:
+    """x in that layout if it is an image."""
+    if isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point():
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
+def step(module: nn.Module, args: Sequence[Any], training: bool) -> Callable[[], Any]:
+    """A call without gradients, or a forward and a backward pass."""
+    synchronize = torch.cuda.synchronize if any(isinstance(a, Tensor) and a.is_cuda for a in args) else None
+
+    def infer() -> Any:
+        with torch.no_grad():
+            y = module(*args)
+        if synchronize is not None:
+            synchronize()
+        return y
+
+    if not training:
+        return infer
+    xs = [a.detach().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+    tensors = [*(x for x in xs if isinstance(x, Tensor)), *module.parameters()]
+
+    def train() -> None:
+        outputs = [t for t in leaves(module(*xs)) if isinstance(t, Tensor) and t.requires_grad]
+        torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
+        for x in tensors:
+            x.grad = None
+        if synchronize is not None:
+            synchronize()
+
+    return train
+
+
+def latencies(
+    model: nn.Module, fast: nn.Module, args: Sequence[Any], training: bool, rounds: int = 15, seconds: float = 4.0
+) -> tuple[float, str, float]:
+    """(milliseconds of the model in its faster layout, that layout, milliseconds of fast), measured in turns.
+
+    Statistics of BatchNorms are not touched: in training copies run.
+    """
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if training:
+        model, fast = copy.deepcopy(model), copy.deepcopy(fast)
+    calls = [
+        step(model, args, training),
+        step(last, [in_channels_last(a) for a in args], training),
+        step(fast, args, training),
+    ]
+    with torch.random.fork_rng(devices=[]):
+        plain, other, ours = interleaved_medians(calls, rounds, seconds)
+    layout = "channels_last" if other < plain else "contiguous"
+    return 1e3 * min(plain, other), layout, 1e3 * ours
+
+
+def kept_bytes(model: nn.Module, args: Sequence[Any]) -> int:
+    """Of the tensors that a forward pass keeps for the backward pass, parameters aside; each storage once."""
+    model = copy.deepcopy(model)
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, tuple[int, Any]] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), storage)  # held, so that no address comes twice
+        return t
+
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        result = model(*args)
+    del result
+    return sum(n for n, _ in kept.values())
+
+
+def written_bytes(nodes: Iterable[fx.Node], itemsize: int) -> int:
+    """Of the values of these nodes; views count, too."""
+    return sum(math.prod(n.meta["shape"]) for n in nodes if n.meta.get("shape") is not None) * itemsize

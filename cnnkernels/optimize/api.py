@@ -1,0 +1,174 @@
+"""``cnnkernels.optimize``: somebody's network on the fused ops, where that gains something."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnkernels.optimize._choose import Options
+from cnnkernels.optimize._compare import Differs, distance, tolerance, without_dropout
+from cnnkernels.optimize._measure import in_channels_last, kept_bytes, latencies, written_bytes
+from cnnkernels.optimize._parts import prepare
+from cnnkernels.optimize.model import Optimized, attach, in_mode, twin_of
+from cnnkernels.optimize.report import Entry, Report
+
+MODES = ("infer", "train")
+
+
+def optimize(
+    model: nn.Module,
+    example: Any,
+    mode: str = "infer",
+    *,
+    dtype: torch.dtype | None = None,
+    memory_format: torch.memory_format | None = None,
+    verify: bool = True,
+    tune: bool = True,
+) -> tuple[nn.Module, Report]:
+    """``fast, report = optimize(model, example)``: the same network on the fused ops of this package.
+
+    model: of torchvision, timm, YOLOX or home-made.  It is left as it is: the result has modules of its own, on the same
+        parameters and buffers (training one trains the other), the same class, attributes and ``state_dict`` keys.
+    example: an input such as it will see: a tensor, or a tuple of positional arguments.  Other batch sizes and image sizes
+        are fine later; timings are for this one.
+    mode: "infer": evaluation; convolutions, BatchNorm, activation, residual sums, squeeze-and-excitation, inverted
+        residuals, shuffles, RepVGG's branches run as single kernels on folded weights (folded in float64), which follow
+        when parameters change; results have no gradient history unless an argument asks for one.
+        "train": forward and backward passes as well as evaluation, with the gradients and statistics of the modules.
+    dtype: of a copy of the model; its parameters are then no longer shared.  Arguments must have it, too.
+    memory_format: in which images are computed: torch.channels_last (also for None: convolutions are faster so, and one
+        conversion at the entry is all) or torch.contiguous_format (as they come).
+    verify: every region, and the whole, is compared with the network's own modules on the example; what differs by more than
+        rounding is undone.
+    tune: every region is timed beside its modules; what is slower is undone, and if the whole gains nothing, everything.
+
+    What cannot be traced by torch.fx is called as it is, and the modules in it are looked at one by one.
+
+    Returns (network, ``Report``).  ``cnnkernels.restore(network)`` gives the model back.  An optimised model is returned as
+    it is, if it has the mode.  TypeError and ValueError for other arguments; an error of ``model(*example)`` is passed on.
+    """
+    args = _checked(model, example, mode)
+    training = mode == "train"
+    report = Report(type(model).__name__, mode, _text(args), _device_text(args))
+    if isinstance(model, Optimized):
+        return _again(model, training, report)
+    twin = twin_of(model) if dtype is None else copy.deepcopy(model).to(dtype)
+    if twin.training != training:
+        twin.train(training)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        (copy.deepcopy(twin) if training else twin)(*args)  # an error here is the model's own
+    options = Options(verify, tune, training, _channels_last(memory_format, args))
+    state = prepare(twin, args, options, report)
+    state.original = (model,)
+    attach(twin, state)
+    _judge_whole(twin, model if dtype is None else copy.deepcopy(model).to(dtype), args, options, report)
+    return twin, report
+
+
+def _checked(model: Any, example: Any, mode: str) -> tuple[Any, ...]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"optimize: model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("optimize: a ScriptModule has no Python forward; optimize the module that it was made from")
+    if mode not in MODES:
+        raise ValueError(f"optimize: mode must be one of {', '.join(MODES)}, got {mode!r}")
+    args = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    if not any(isinstance(a, Tensor) for a in args):
+        raise TypeError(f"optimize: example must be a tensor or a tuple with one, got {type(example).__name__}")
+    if "forward" in vars(model):
+        raise ValueError("optimize: forward of this model object was replaced; optimize the model before that")
+    return args
+
+
+def _again(model: Optimized, training: bool, report: Report) -> tuple[nn.Module, Report]:
+    if not model.has_mode(training):
+        raise ValueError(
+            f"optimize: the model is optimised already, for another mode; optimize(restore(model), ..., mode={report.mode!r})"
+        )
+    report.notes.append("it was optimised before and is returned as it is; restore() gives the network back")
+    return model, report
+
+
+def _channels_last(memory_format: torch.memory_format | None, args: Sequence[Any]) -> bool:
+    """Whether images are computed so: on CPUs and on GPUs with tensor cores convolutions are faster."""
+    if memory_format not in (None, torch.channels_last, torch.contiguous_format):
+        raise ValueError(f"optimize: memory_format must be channels_last, contiguous_format or None, got {memory_format}")
+    return memory_format is not torch.contiguous_format
+
+
+def _judge_whole(fast: nn.Module, model: nn.Module, args: Sequence[Any], options: Options, report: Report) -> None:
+    """Compares and times the whole; undoes everything where it differs or gains nothing."""
+    assert isinstance(fast, Optimized)
+    training = options.training
+    with in_mode(model, training):
+        if options.verify and report.swapped:
+            _verify_whole(fast, model, args, report)
+        if options.tune and report.swapped:
+            report.before_ms, report.before_layout, report.after_ms = latencies(model, fast, args, training)
+            if report.after_ms > report.before_ms:
+                _undo(fast, report, f"the whole takes {report.after_ms:.2f} ms instead of {report.before_ms:.2f}")
+        if training and report.swapped:
+            report.before_bytes, report.after_bytes = kept_bytes(model, args), kept_bytes(fast, args)
+    program = fast.program(training)
+    if program is not None and not training:
+        itemsize = next(a for a in args if isinstance(a, Tensor)).element_size()
+        report.before_bytes = written_bytes((n for n in program.plain.nodes if n.op.startswith("call_")), itemsize)
+        report.after_bytes = written_bytes(program.written(), itemsize)
+
+
+def _verify_whole(fast: Optimized, model: nn.Module, args: Sequence[Any], report: Report) -> None:
+    twins = [copy.deepcopy(m) if report.mode == "train" else m for m in (fast, model)]
+    results = []
+    for twin in twins:
+        with torch.no_grad(), without_dropout():
+            results.append(twin(*args))
+    try:
+        report.error = distance(*results)
+    except Differs as differs:
+        _undo(fast, report, f"the whole {differs}")
+        return
+    dtype = next(a for a in args if isinstance(a, Tensor)).dtype
+    if report.error <= tolerance(dtype):
+        return
+    # A hundred layers amplify the rounding of any implementation: is ours further from float64 than the network's own?
+    exact, last = copy.deepcopy(model).double(), copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.no_grad(), without_dropout():
+        truth = exact(*[a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args])
+        results.append(last(*map(in_channels_last, args)))
+    ours, *others = (distance(_as_double(y), truth) for y in results)
+    theirs = max(others)
+    if ours > 2 * theirs:
+        _undo(fast, report, f"the whole is {ours:.1e} from float64, the network's own modules {theirs:.1e}")
+    else:
+        report.notes.append(f"outputs are {ours:.1e} from float64's, those of the network's own modules {theirs:.1e}")
+
+
+def _as_double(y: Any) -> Any:
+    return torch.utils._pytree.tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, y)
+
+
+def _undo(fast: Optimized, report: Report, why: str) -> None:
+    fast.drop_programs()
+    report.entries = [
+        Entry(e.name, e.kind, "undone", e.why or "the whole", e.error, e.before_ms, e.after_ms) if e.status == "swapped" else e
+        for e in report.entries
+    ]
+    report.notes.append(f"everything is undone: {why}")
+
+
+def _text(args: Sequence[Any]) -> str:
+    def one(a: Any) -> str:
+        return f"{list(a.shape)} {str(a.dtype).removeprefix('torch.')}" if isinstance(a, Tensor) else repr(a)
+
+    return ", ".join(one(a) for a in args)
+
+
+def _device_text(args: Sequence[Any]) -> str:
+    device = next(a for a in args if isinstance(a, Tensor)).device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
