@@ -1,4 +1,4 @@
-"""1x1 convolutions beyond the contract table: infinities behind a gate, and weights at an odd address."""
+"""1x1 convolutions beyond the contract table: digits and infinities behind a gate, weights at an odd address."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ def sample(dtype, layout=torch.channels_last):
     x = torch.randn(2, 40, 3, 8, generator=g).to(DEVICE, dtype).to(memory_format=layout)
     weight = (torch.randn(24, 40, 1, 1, generator=g) * 0.15).to(DEVICE, dtype)
     return x, weight, torch.ones(24, device=DEVICE), torch.zeros(24, device=DEVICE)
+
+
+@pytest.mark.parametrize("channels", [2, 16])  # element by element, and in vectors
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["channels_last", "nchw"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_gate_keeps_its_digits(backend, dtype, layout, channels):
+    """(1 + e) * (1 + e) - (1 + 2e) is e * e, which is gone where the product is rounded to a half first."""
+    e = torch.finfo(dtype).eps
+    x = torch.zeros(1, channels, 4, 4, device=DEVICE, dtype=dtype)
+    x[:, 0], x[:, 1] = 1 + e, 1 + 2 * e
+    gate, weight = x.new_ones(1, channels), x.new_zeros(1, channels, 1, 1)
+    gate[:, 0], weight[:, 0], weight[:, 1] = 1 + e, 1, -1
+    one, zero = torch.ones(1, device=DEVICE), torch.zeros(1, device=DEVICE)
+    y = ops.pointwise_conv_bn_act(x.to(memory_format=layout), weight, one, zero, gate=gate)
+    assert torch.equal(y.float(), torch.full_like(y, e * e, dtype=torch.float32))
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["channels_last", "nchw"])

@@ -22,6 +22,7 @@ ARCHS = (80, 90)
 # An argument that may be None is a compile-time None in the variant that names it.
 BN: dict[str, object] = {"WIDE": False, "BC": 32, "BP": 64}
 K3: dict[str, object] = {"KH": 3, "KW": 3}
+DOT: dict[str, object] = {"WIDE": False, "EMULATED": False}
 SIGNATURES: dict[str, tuple[str, list[dict[str, object]]]] = {
     "activation_forward_kernel": ("T* T* i32 fp32", [{"ACT": a, "BLOCK": 2048} for a in (2, 3, 6)]),
     "activation_backward_kernel": ("T* T* T* i32 fp32", [{"ACT": a, "BLOCK": 2048} for a in (2, 3, 6)]),
@@ -49,9 +50,9 @@ SIGNATURES: dict[str, tuple[str, list[dict[str, object]]]] = {
     "pointwise_kernel": (
         "T* T* *fp32 *fp32 T* T* T*" + 8 * " i32" + " fp32",
         [
-            {"ACT": 6, "WIDE": False, "EMULATED": False, "BK": 64, "BP": 64, "BC": 32},
-            {"ACT": 0, "WIDE": False, "EMULATED": False, "BK": 16, "BP": 16, "BC": 16, "gate_ptr": None}
-            | {"scale_ptr": None, "shift_ptr": None, "residual_ptr": None},
+            {**DOT, "ACT": 6, "BK": 64, "BP": 64, "BC": 16},
+            {**DOT, "ACT": 0, "BK": 64, "BP": 64, "BC": 32, "gate_ptr": None, "residual_ptr": None},
+            {**DOT, "ACT": 2, "BK": 16, "BP": 16, "BC": 16},
         ],
     ),
     "box_iou_loss_kernel": (
