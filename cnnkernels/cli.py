@@ -15,6 +15,7 @@ from cnnkernels import draw as drawing
 from cnnkernels.compare import command as comparing
 from cnnkernels.detection import command as detecting
 from cnnkernels.models import list_models
+from cnnkernels.roofline import command as roofline
 
 
 def bench(arguments: Sequence[str]) -> int:
@@ -63,14 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "doctor", help="what is installed and in use, a self-test per op and backend, a block for bug reports"
     )
     commands.add_parser(
-        "bench", help="pytest benchmarks/ --benchmark-only; further arguments go to pytest", add_help=False
+        "bench",
+        help="pytest benchmarks/ --benchmark-only, which gets further arguments; --roofline [NETWORK]: layer by layer",
+        add_help=False,
     )
     _add_draw(commands)
     comparing.add_arguments(commands.add_parser("compare", help="networks side by side: cost, speed, memory, accuracy"))
     detecting.add_arguments(commands.add_parser("detect", help="objects in pictures: boxes drawn, and as JSON"))
     options, rest = parser.parse_known_args(arguments)
     if options.command == "bench":
-        return bench(rest)
+        return roofline.run(rest) if "--roofline" in rest else bench(rest)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     if options.command == "compare":

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cnnkernels import cli
-from cnnkernels.compare import Row, Settings, compare, measure, plot, presets, select, table
+from cnnkernels.compare import Row, Settings, compare, labels, measure, plot, presets, select, table
 from cnnkernels.models import list_models, model_entry
 
 QUICK = Settings(rounds=1, seconds=0.0)
@@ -191,7 +191,7 @@ def test_labels_do_not_overlap():
     for r in rows:
         r.fused_ms = r.macs / 1e8
     figure = plot.figure(rows)
-    for panel in plot.labels(figure):
+    for panel in labels.placed(figure):
         assert len(panel) > len(rows) // 4
         for i, (text, box) in enumerate(panel):
             for other, other_box in panel[i + 1 :]:

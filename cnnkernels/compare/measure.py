@@ -122,19 +122,24 @@ def compare(
 def _models(name: str, settings: Settings, size: int) -> dict[str, Any]:
     torch.manual_seed(0)
     eager = create_model(name, backend="reference").to(settings.device)
-    norms = [m for m in eager.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    momenta = [m.momentum for m in norms]
-    for m in norms:
-        m.momentum = None
-    with torch.no_grad():
-        eager.train()(torch.randn(2, 3, size, size, device=settings.device))
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
+    take_statistics(eager, torch.randn(2, 3, size, size, device=settings.device))
     eager = eager.to(settings.dtype).eval()
     fused = copy.deepcopy(eager)
     fused.backend = None
     last = copy.deepcopy(eager).to(memory_format=torch.channels_last)
     return {"NCHW": eager, "channels_last": last, "fused": fused}
+
+
+def take_statistics(model: torch.nn.Module, images: Tensor) -> None:
+    """Gives every BatchNorm the statistics of these images, so that random weights make numbers of an ordinary size."""
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    for m in norms:
+        m.momentum = None
+    with torch.no_grad():
+        model.train()(images)
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
 
 
 def _measure(row: Row, models: dict[str, Any], settings: Settings) -> None:

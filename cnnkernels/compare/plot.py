@@ -11,38 +11,37 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cnnkernels._files import write_whole
+from cnnkernels.compare.labels import place
 from cnnkernels.compare.measure import Row
 
 if TYPE_CHECKING:
     from cnnkernels.compare.presets import Table
 
 _AREA_PER_MILLION = 5.0  # square points
-_OFFSETS = [(dx, dy) for r in (1.0, 2.0, 3.2, 4.6, 6.2) for dx, dy in (
-    (0, r), (0, -r), (r, 0), (-r, 0), (r, r), (-r, r), (r, -r), (-r, -r), (r / 2, r), (-r / 2, r), (r / 2, -r), (-r / 2, -r)
-)]  # fmt: skip
 
 
-def _matplotlib() -> Any:
+def pyplot(option: str = "--plot") -> Any:
+    """matplotlib, drawing to files; ImportError, naming the option that needs it, where it is missing."""
     try:
         import matplotlib
     except ImportError:
-        raise ImportError("--plot needs matplotlib: pip install matplotlib") from None
+        raise ImportError(f"{option} needs matplotlib: pip install matplotlib") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
     return matplotlib.pyplot
 
 
-def check(path: str) -> None:
+def check(path: str, option: str = "--plot") -> None:
     """Whether a plot can be written there: ValueError for a suffix, ImportError where matplotlib is missing."""
     if not path.endswith((".png", ".svg", ".pdf")):
-        raise ValueError(f"--plot {path}: the name must end in .png, .svg or .pdf")
-    _matplotlib()
+        raise ValueError(f"{option} {path}: the name must end in .png, .svg or .pdf")
+    pyplot(option)
 
 
 def figure(rows: Sequence[Row]) -> Any:
     """The matplotlib figure; networks without published accuracy are left out.  Of several batches the first."""
-    plt = _matplotlib()
+    plt = pyplot()
     batch = min((r.batch for r in rows), default=1)
     shown = [r for r in rows if r.top1 is not None and r.batch == batch]
     if not shown:
@@ -83,7 +82,7 @@ def figure(rows: Sequence[Row]) -> Any:
     fig.canvas.draw()
     fig.set_layout_engine("none")
     for ax, (_, value, points) in zip(axes[:, 0], panels, strict=True):
-        _place_labels(fig, ax, [(value(r), float(r.top1 or 0), r) for r in points])
+        place(fig, ax, [(value(r), float(r.top1 or 0), r.name, _AREA_PER_MILLION * r.parameters / 1e6) for r in points])
     return fig
 
 
@@ -92,59 +91,9 @@ def _number(value: float, position: int | None = None) -> str:
     return f"{value:g}" if f"{value:e}"[0] in "1235" else ""
 
 
-def _place_labels(fig: Any, ax: Any, points: list[tuple[float, float, Row]]) -> None:
-    """Each label at the first place around its bubble that is free of bubbles and of other labels."""
-    from matplotlib.transforms import Bbox
-
-    renderer = fig.canvas.get_renderer()
-    scale = fig.dpi / 72
-    taken = []
-    for x, y, row in points:
-        px, py = ax.transData.transform((x, y))
-        radius = scale * (_AREA_PER_MILLION * row.parameters / 1e6 / 3.1416) ** 0.5
-        taken.append(Bbox.from_bounds(px - radius, py - radius, 2 * radius, 2 * radius))
-    inside = ax.get_window_extent(renderer)
-    for x, y, row in sorted(points, key=lambda p: (p[0], p[1])):
-        px, py = ax.transData.transform((x, y))
-        radius = scale * (_AREA_PER_MILLION * row.parameters / 1e6 / 3.1416) ** 0.5
-        for dx, dy in _OFFSETS:
-            reach = radius + 9 * scale
-            at = ax.transData.inverted().transform((px + dx * reach * 1.2, py + dy * reach))
-            text = ax.annotate(
-                row.name,
-                (x, y),
-                xytext=at,
-                fontsize=7.5,
-                ha="center" if abs(dx) < 1 else ("left" if dx > 0 else "right"),
-                va="center",
-                arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
-            )
-            box = _text_box(text, renderer)
-            free = not any(box.overlaps(other) for other in taken)
-            within = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
-            if free and within:
-                taken.append(box)
-                break
-            text.remove()  # and if no place is left, the bubble stays without: the table has its name
-
-
-def _text_box(text: Any, renderer: Any) -> Any:
-    """Of the words alone, without the line to the bubble."""
-    from matplotlib.text import Text
-
-    text.update_positions(renderer)
-    return Text.get_window_extent(text, renderer).padded(2)
-
-
-def labels(fig: Any) -> list[list[tuple[str, Any]]]:
-    """(text, box in pixels) of every label, per panel."""
-    renderer = fig.canvas.get_renderer()
-    return [[(t.get_text(), _text_box(t, renderer)) for t in ax.texts if t.get_text()] for ax in fig.axes]
-
-
 def bars(tables: Sequence[Table]) -> Any:
     """The matplotlib figure of measured blocks: images per second, eager and fused, a panel per table."""
-    plt = _matplotlib()
+    plt = pyplot()
     if not all(r.eager and r.fused for t in tables for r in t.rows):
         raise ValueError("nothing to plot: the blocks were not timed")
     heights = [len(t.rows) + 2.0 for t in tables]
