@@ -161,6 +161,98 @@ def test_bifpn_fusion():
             assert torch.autograd.gradcheck(lambda *x, module=module: module(x), x)
 
 
+def test_fusion_is_one_op_of_plain_maps():
+    """Two to four maps of one shape and dtype in training and evaluation; everything else step by step, with equal results."""
+    fusion, act = necks.BiFPNFusion(3), nn.SiLU(inplace=True)
+    with torch.no_grad():
+        fusion.edge_weights.copy_(torch.tensor([1.0, -2.0, 3.0]))
+    maps = maps_of((4, 4, 4), [(5, 6)] * 3)
+    want = F.silu((maps[0] + 3 * maps[2]) / 4.0001)
+
+    def ops_of(module, x, *args):
+        with cnnkernels.record_backends() as runs:
+            y = module(x, *args)
+        return y, {(r.op, r.backend) for r in runs}
+
+    for training in (True, False):
+        y, used = ops_of(fusion.train(training), maps, act)
+        close(y, want)
+        assert used == {("weighted_fusion", "cpu")}
+    assert {op for op, _ in ops_of(fusion, [m.requires_grad_() for m in maps])[1]} == {"weighted_fusion"}
+    maps = [m.detach() for m in maps]
+    broadcast = [maps[0], maps[1][:1], maps[2]]
+    close(ops_of(fusion, broadcast, act)[0], want)
+    mixed = [maps[0].double(), *maps[1:]]
+    close(ops_of(fusion, mixed, act)[0].float(), want)
+    close(ops_of(necks.BiFPNFusion(5), [maps[0]] * 5)[0], maps[0] * (5 / 5.0001))
+    for x, module in ((broadcast, fusion), (mixed, fusion), ([maps[0]] * 5, necks.BiFPNFusion(5))):
+        assert ops_of(module, x)[1] == set()
+    assert ops_of(necks.BiFPNFusion(3, "sum"), maps)[1] == set()
+    seen = []
+    act.register_forward_hook(lambda *_: seen.append(1))
+    y, used = ops_of(fusion, maps, act)
+    close(y, want)
+    assert seen == [1] and used == set()
+    with cnnkernels.use_backend("reference"):
+        assert ops_of(fusion, maps, nn.SiLU())[1] == set()
+
+
+@pytest.mark.parametrize("watched", ["combine", "after_combine", "after_combine.act", "all modules"])
+def test_a_node_shows_its_sum_to_whoever_looks(watched):
+    """A hook on the sum, the activation or what holds it sees what it would see of plain modules."""
+    neck = randomise(necks.BiFPN((8, 8), 8, 1, levels=2)).eval()
+    maps, seen = maps_of((8, 8), [(6, 8), (3, 4)]), []
+    node = neck.cell[0].fnode[0]
+    with torch.no_grad():
+        want = neck(maps)
+
+        def look(module, args, output):
+            if module is (node.combine if watched == "all modules" else node.get_submodule(watched)):
+                seen.append((args, output.clone()))
+
+        if watched == "all modules":
+            handle = nn.modules.module.register_module_forward_hook(look)
+        else:
+            handle = node.get_submodule(watched).register_forward_hook(look)
+        got = neck(maps)
+        handle.remove()
+        for a, b in zip(got, want, strict=True):
+            close(a, b)
+        assert len(seen) == 1
+        neck(maps)
+        assert len(seen) == 1
+        weights = node.combine.edge_weights.relu()
+        fused = (maps[0] * weights[0] + F.interpolate(maps[1], size=(6, 8)) * weights[1]) / (weights.sum() + 1e-4)
+        expected = {
+            "combine": fused,
+            "all modules": fused,
+            "after_combine": node.after_combine.conv(F.silu(fused)),
+            "after_combine.act": F.silu(fused),
+        }
+        close(seen[0][1], expected[watched])
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["channels_last", "nchw"])
+def test_pyramids_enlarge_and_add_in_one_pass(last):
+    """FPN with gradients or in NCHW, NAS-FPN always; a lateral convolution that adds by itself keeps doing so."""
+    fmt = torch.channels_last if last else torch.contiguous_format
+    channels = (6, 8, 10)
+    maps = [m.contiguous(memory_format=fmt) for m in maps_of(channels)]
+    for make, sums in ((lambda: necks.FPN(channels, 12), 2), (lambda: necks.NASFPN(channels, 12, 1), 3)):
+        neck = randomise(make()).eval()
+        with cnnkernels.record_backends() as runs:
+            sum(m.sum() for m in neck([m.requires_grad_() for m in maps])).backward()
+        names = [(r.op, r.backend) for r in runs]
+        assert names.count(("upsample_add", "cpu")) == names.count(("upsample_add_backward", "cpu")) == sums
+        with torch.no_grad(), cnnkernels.record_backends() as runs:
+            neck([m.detach() for m in maps])
+        kept = last and isinstance(neck, necks.FPN)
+        assert [r.op for r in runs].count("upsample_add") == (0 if kept else sums)
+        with cnnkernels.use_backend("reference"), cnnkernels.record_backends() as runs:
+            neck(maps)
+        assert "upsample_add" not in {r.op for r in runs}
+
+
 class PlainASFF(nn.Module):
     """YOLOv3's three levels, one after the other, from the children of ours."""
 
@@ -251,9 +343,9 @@ def test_nas_fpn_of_maps_that_do_not_halve_evenly():
 BACKBONES = ["mobilenet_v2", "resnet18", "efficientnet_b0", "darknet53", "shufflenet_v2_x1_0"]
 NECKS = {
     "FPN": (lambda c: necks.FPN(c, 32), set()),
-    "BiFPN": (lambda c: necks.BiFPN(c, 32, 1), {"dwconv_bn_act"}),
+    "BiFPN": (lambda c: necks.BiFPN(c, 32, 1), {"dwconv_bn_act", "weighted_fusion"}),
     "ASFF": (lambda c: necks.ASFF(c), set()),
-    "NASFPN": (lambda c: necks.NASFPN(c, 32, 1), set()),
+    "NASFPN": (lambda c: necks.NASFPN(c, 32, 1), {"upsample_add"}),
     "PAN": (lambda c: necks.PAN(c), set()),
 }
 

@@ -17,9 +17,9 @@ from tests.networks.case import calibrate, copy_weights, images, randomise
 from tests.oracles import pytorchcv_model, timm_model, torchvision_model
 
 SMALL = {
-    "hrnet": (lambda: PoseHRNet(8, num_classes=5), {"bn_act_train"}),
+    "hrnet": (lambda: PoseHRNet(8, num_classes=5), {"bn_act_train", "upsample_add"}),
     "resnet": (lambda: PoseResNet((1, 1, 1, 1), num_classes=5), {"bn_act_train"}),
-    "hourglass": (lambda: StackedHourglass(2, num_classes=5), {"bn_act_train"}),
+    "hourglass": (lambda: StackedHourglass(2, num_classes=5), {"bn_act_train", "upsample_add"}),
 }
 small = pytest.mark.parametrize("kind", SMALL)
 

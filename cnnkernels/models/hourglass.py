@@ -13,6 +13,7 @@ from cnnkernels.models.network import SwitchedNetwork
 from cnnkernels.models.pose_network import STRIDE, check_image
 from cnnkernels.models.registry import register
 from cnnkernels.nn import ConvBNAct, FusedBlock, MaxPool2d
+from cnnkernels.nn.sequential import plus
 
 WIDTH = 256
 DEPTH = 4
@@ -63,7 +64,7 @@ class Hourglass(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         lower = self.low3(self.low2(self.low1(self.pool1(x))))
-        return self.up1(x) + self.up2(lower)
+        return plus(self.up2, lower, self.up1(x))
 
 
 class StackedHourglass(SwitchedNetwork):

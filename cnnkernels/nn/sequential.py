@@ -8,12 +8,13 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from cnnkernels.nn import _unit
+from cnnkernels.nn import _enlarge, _unit
 from cnnkernels.nn._fold import FoldsBatchNorm
 from cnnkernels.nn._plan import Plan
 from cnnkernels.nn._unit_plan import unit_plan
 from cnnkernels.nn.activation import activation_name
 from cnnkernels.nn.conv import ConvBNAct, can_fold, fold_conv
+from cnnkernels.ops.upsample_add import upsample_add
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.Identity)
 
@@ -109,7 +110,11 @@ class Part:
 
 
 def plus(block: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
-    """``block(x) + residual``: in the block's last pass where it takes a residual and nobody sees what it returns."""
+    """``block(x) + residual``: in the block's last pass where nobody sees what it returns, and it takes a residual or is
+    an ``nn.Upsample`` that repeats pixels.
+    """
     if _unit.untouched(block, FusedSequential, ConvBNAct) and _unit.ordinary_call(x):
         return block(x, residual=residual)  # type: ignore[no-any-return]
+    if _enlarge.repeats_pixels(block, x, residual):
+        return upsample_add(x, residual)
     return block(x) + residual  # type: ignore[no-any-return]

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnkernels.nn import _enlarge
 from cnnkernels.nn.max_pool import MaxPool2d
+from cnnkernels.ops.upsample_add import upsample_add
 
 # By whether height and width are odd: TensorFlow's SAME padding has one row on either side of an odd height; of an even
 # one only the bottom has one, which is a window that reaches beyond it.
@@ -32,6 +34,13 @@ def upsampled(x: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="nearest")
+
+
+def plus_upsampled(y: Tensor, x: Tensor) -> Tensor:
+    """``y + upsampled(x, y's size)``, as one pass where nobody watches."""
+    if x.shape != y.shape and _enlarge.suits(x, y):
+        return upsample_add(x, y)
+    return y + upsampled(x, y.shape[2:])
 
 
 def check_maps(neck: str, maps: Sequence[Tensor], channels: Sequence[int]) -> None:

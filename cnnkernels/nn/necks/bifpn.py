@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnkernels.nn.activation import create_activation
+from cnnkernels.nn import _unit
+from cnnkernels.nn._fold import TENSORS
+from cnnkernels.nn.activation import activation_name, create_activation
 from cnnkernels.nn.conv import ConvBNAct
 from cnnkernels.nn.necks._resize import check_maps, halved, upsampled
 from cnnkernels.nn.separable import SeparableConv2d
+from cnnkernels.ops.weighted_fusion import MOST_MAPS, weighted_fusion
 
 FUSIONS = ("fast", "sum")
 
@@ -40,9 +43,28 @@ class BiFPNFusion(nn.Module):
         self.inputs = inputs
         self.register_parameter("edge_weights", nn.Parameter(torch.ones(inputs)) if fusion == "fast" else None)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], act: nn.Module | None = None) -> Tensor:
+        """act: an activation of the sum, computed in the same pass where nobody watches."""
         if len(maps) != self.inputs:
             raise ValueError(f"BiFPNFusion: needs {self.inputs} maps, got {len(maps)}")
+        name = activation_name(act) if act is None or _unit.untouched(act, type(act)) else None
+        if name is not None and self._as_one_op(maps):
+            return weighted_fusion(maps, self.edge_weights, act=name)
+        y = self._step_by_step(maps)
+        return y if act is None else act(y)  # type: ignore[no-any-return]
+
+    def _as_one_op(self, maps: Sequence[Tensor]) -> bool:
+        weights, first = self.edge_weights, maps[0]
+        return (
+            type(weights) in TENSORS
+            and len(maps) <= MOST_MAPS
+            and _unit.ordinary_call(first)
+            and first.dim() == 4
+            and all(type(x) in TENSORS and x.shape == first.shape and x.dtype is first.dtype for x in maps)
+            and weights.dtype in (torch.float32, first.dtype)
+        )
+
+    def _step_by_step(self, maps: Sequence[Tensor]) -> Tensor:
         first, *rest = maps
         if self.edge_weights is None:
             y = first + rest[0]
@@ -80,8 +102,10 @@ class _Combine(BiFPNFusion):
         super().__init__(len(sources), fusion)
         self.resample: Any = nn.ModuleDict({str(i): _Resample(in_channels[i], channels, **kw) for i in sources})
 
-    def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:  # type: ignore[override]
-        return super().forward([resample(maps[int(i)], size) for i, resample in self.resample.items()])
+    def forward(  # type: ignore[override]
+        self, maps: Sequence[Tensor], size: Sequence[int], act: nn.Module | None = None
+    ) -> Tensor:
+        return super().forward([resample(maps[int(i)], size) for i, resample in self.resample.items()], act)
 
 
 class _Node(nn.Module):
@@ -94,6 +118,16 @@ class _Node(nn.Module):
         self.after_combine = nn.Sequential(OrderedDict(act=create_activation(act, inplace=True), conv=convolution))
 
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        act, conv = self.after_combine._modules.get("act"), self.after_combine._modules.get("conv")
+        if (
+            act is not None
+            and conv is not None
+            and len(self.after_combine) == 2
+            and _unit.untouched(self.after_combine, nn.Sequential)
+            and _unit.untouched(self.combine, _Combine)
+            and _unit.ordinary_call(maps[0])
+        ):
+            return conv(self.combine(maps, size, act))  # type: ignore[no-any-return]
         return self.after_combine(self.combine(maps, size))  # type: ignore[no-any-return]
 
 

