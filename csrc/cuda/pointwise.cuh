@@ -8,9 +8,11 @@
 //
 // Bytes per output, of e each: 1 + C / K, and 1 for the residual, if x comes from DRAM once.  It is read K / 128 (or 64)
 // times, by neighbouring blocks at about the same time, so mostly from the L2 cache, as are the weights, pixels / 128 times.
-// Two tiles: 128 x 128 reads least from L2 and fills the tensor cores best (a 16-byte read of shared memory per 4 products
-// of 16 x 8 x 16); 64 x 64 wastes less where K is small, gives more blocks where there are few pixels, and has registers to
-// spare for the gate: layers with one have few outputs.
+// Two tiles: 128 x 128 reads least from L2 and feeds the tensor cores with the fewest reads of shared memory (a warp's 16
+// products of 16 x 8 x 16 take 6, those of the other tile 8); 64 x 64 wastes less where K is small, gives more blocks where
+// there are few pixels, and has registers to spare for the gate: layers with one have few outputs.
+// Vectors need C, and in NCHW the pixels of a plane, in multiples of 16 bytes: halves of 14 x 14 or 7 x 7 planes in NCHW go
+// element by element.
 //
 // Bound on an H200 (4.3 TB/s; batch 128, fp16): bytes for all of MobileNetV2 and EfficientNet-B0 but the widest layers:
 // 24 to 144 channels at 56 x 56 31 us, 144 to 24 with residual 36 us.  320 to 1280 at 7 x 7 is 5.1 GFLOP, and mma.sync gives
