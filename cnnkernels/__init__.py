@@ -6,6 +6,19 @@ from cnnkernels import models, nn, ops
 from cnnkernels._backend import record_backends, use_backend
 from cnnkernels._explain import explain
 from cnnkernels._tune import Measured, tune, tuning
+from cnnkernels.optimize import optimize, restore
 
 __version__ = "0.1.0"
-__all__ = ["Measured", "explain", "models", "nn", "ops", "record_backends", "tune", "tuning", "use_backend"]
+__all__ = [
+    "Measured",
+    "explain",
+    "models",
+    "nn",
+    "ops",
+    "optimize",
+    "record_backends",
+    "restore",
+    "tune",
+    "tuning",
+    "use_backend",
+]

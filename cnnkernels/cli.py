@@ -1,5 +1,5 @@
 """The command ``cnnkernels``: examines the installation, runs the benchmarks of a checkout, draws and compares networks,
-detects objects in pictures."""
+detects objects in pictures, optimises models."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cnnkernels import draw as drawing
 from cnnkernels.compare import command as comparing
 from cnnkernels.detection import command as detecting
 from cnnkernels.models import list_models
+from cnnkernels.optimize import command as optimizing
 from cnnkernels.roofline import command as roofline
 
 
@@ -71,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_draw(commands)
     comparing.add_arguments(commands.add_parser("compare", help="networks side by side: cost, speed, memory, accuracy"))
     detecting.add_arguments(commands.add_parser("detect", help="objects in pictures: boxes drawn, and as JSON"))
+    optimizing.add_arguments(
+        commands.add_parser("optimize", help="your model on the fused ops: what is swapped, what it gains")
+    )
     options, rest = parser.parse_known_args(arguments)
     if options.command == "bench":
         return roofline.run(rest) if "--roofline" in rest else bench(rest)
@@ -80,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return comparing.run(options)
     if options.command == "detect":
         return detecting.run(options)
+    if options.command == "optimize":
+        return optimizing.run(options)
     return draw(options) if options.command == "draw" else _doctor.run()
 
 

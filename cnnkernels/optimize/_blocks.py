@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from cnnkernels.nn import ChannelShuffle, ConvBNAct, FusedSequential, RepVGGBlock, ShuffleStage, ShuffleUnit, _unit
 from cnnkernels.nn._chain import chain_of
+from cnnkernels.nn.activation import activation_name
 from cnnkernels.ops.spp import MOST_SIZES
 from cnnkernels.optimize import _leaves
 from cnnkernels.optimize._leaves import shape
@@ -27,7 +28,10 @@ def _through_reshapes(r: Rewriter, node: Any) -> Any:
     while isinstance(node, fx.Node):
         reshapes = (
             (node.op == "call_method" and node.target in _RESHAPES)
-            or (node.op == "call_function" and node.target in (torch.flatten, torch.reshape, torch.unsqueeze, torch.squeeze))
+            or (
+                node.op == "call_function"
+                and node.target in (torch.flatten, torch.reshape, torch.unsqueeze, torch.squeeze)
+            )
             or isinstance(r.module(node), nn.Flatten)
         )
         if not reshapes or not node.args:
@@ -45,7 +49,9 @@ def _is_mean_of(r: Rewriter, node: Any, x: fx.Node) -> bool:
         return _unit.untouched(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1))
     if node.op == "call_function" and node.target is F.adaptive_avg_pool2d:
         return node.args[1] in (1, (1, 1))
-    if (node.op == "call_method" and node.target == "mean") or (node.op == "call_function" and node.target is torch.mean):
+    if (node.op == "call_method" and node.target == "mean") or (
+        node.op == "call_function" and node.target is torch.mean
+    ):
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         return isinstance(dims, (tuple, list)) and sorted(d % 4 for d in dims) == [2, 3]
     return False
@@ -54,7 +60,9 @@ def _is_mean_of(r: Rewriter, node: Any, x: fx.Node) -> bool:
 def _is_layer(module: Any) -> bool:
     """A layer that sees a vector per image."""
     if _unit.untouched(module, nn.Conv2d):
-        return module.kernel_size == (1, 1) and module.stride == (1, 1) and module.groups == 1 and module.padding == (0, 0)
+        return (
+            module.kernel_size == (1, 1) and module.stride == (1, 1) and module.groups == 1 and module.padding == (0, 0)
+        )
     return _unit.untouched(module, nn.Linear)
 
 
@@ -77,7 +85,7 @@ def squeeze_excitations(r: Rewriter) -> None:
 def _excite(r: Rewriter, x: fx.Node, factor: fx.Node) -> tuple[Excite, str] | None:
     gate_node = _through_reshapes(r, factor)
     gate = r.activation_at(gate_node) if isinstance(gate_node, fx.Node) else None
-    if gate is None or _leaves.activation_name(gate) not in ("sigmoid", "hard_sigmoid"):
+    if gate is None or str(activation_name(gate)) not in ("sigmoid", "hard_sigmoid"):
         return None
     fc2_node = _through_reshapes(r, gate_node.args[0])
     act_node = r.one_input(fc2_node) if _is_layer(r.module(fc2_node)) else None
@@ -120,8 +128,8 @@ def parallel_branches(r: Rewriter) -> None:
     """``bn(conv3x3(x)) + bn(conv1x1(x)) + bn(x)``: one convolution in evaluation."""
     if r.training:
         return
-    for node in r.nodes():
-        terms = _terms(node)
+    for node in reversed(r.nodes()):  # a sum of three before the sum of two in it
+        terms = _terms(node) if node in r else None
         units = [r.module(t) for t in terms or ()]
         if not terms or not all(isinstance(u, Unit) and u.act is None and u.added is None for u in units):
             continue
@@ -205,7 +213,7 @@ def shuffle_units(r: Rewriter) -> None:
             units = [ShuffleUnit.from_branches(FusedSequential(*left), FusedSequential(*right))]
             before = r.module(x)
             if isinstance(before, ShuffleStage) and not left and len(x.users) == 1:
-                units[:0] = list(before)
+                units[:0] = list(before)  # type: ignore[arg-type]
                 x = x.args[0]  # type: ignore[assignment]
             r.replace("shuffle_stage", ShuffleStage(*units), (x,), node)
 
@@ -216,7 +224,8 @@ def _concatenated(node: fx.Node) -> tuple[fx.Node, ...] | None:
     parts, dim = node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     if dim not in (1, -3) or not isinstance(parts, (tuple, list)):
         return None
-    return tuple(parts) if all(isinstance(p, fx.Node) for p in parts) else None
+    nodes = tuple(p for p in parts if isinstance(p, fx.Node))
+    return nodes if len(nodes) == len(parts) else None
 
 
 def _half(node: fx.Node) -> tuple[fx.Node, int] | None:
@@ -232,7 +241,7 @@ def _half(node: fx.Node) -> tuple[fx.Node, int] | None:
     if name not in ("chunk", "split") or dim != 1 or not isinstance(x, fx.Node):
         return None
     whole, half = shape(x), shape(node)
-    return (x, int(index)) if whole and half and 2 * half[1] == whole[1] else None
+    return (x, int(str(index))) if whole and half and 2 * half[1] == whole[1] else None
 
 
 def _branches(r: Rewriter, *halves: fx.Node) -> tuple[fx.Node, list[nn.Module], list[nn.Module]] | None:
@@ -253,7 +262,12 @@ def _branches(r: Rewriter, *halves: fx.Node) -> tuple[fx.Node, list[nn.Module], 
 def _chain_back(r: Rewriter, node: fx.Node) -> tuple[fx.Node, list[nn.Module]]:
     """Where the units that end in this node begin, and their layers."""
     layers: list[nn.Module] = []
-    while isinstance(unit := r.module(node), Unit) and unit.added is None and unit.conv is not None and len(node.users) == 1:
+    while (
+        isinstance(unit := r.module(node), Unit)
+        and unit.added is None
+        and unit.conv is not None
+        and len(node.users) == 1
+    ):
         layers[:0] = [m for m in (unit.conv, unit.bn, unit.act) if m is not None]
         node = node.args[0]  # type: ignore[assignment]
     return node, layers

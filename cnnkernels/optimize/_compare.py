@@ -29,7 +29,7 @@ class _NoDropout(TorchFunctionMode):
 
 
 _DROPOUTS = frozenset(
-    f"{kind}{in_place}" for kind in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout") for in_place in ("", "_")
+    f"{kind}dropout{in_place}" for kind in ("", "feature_", "alpha_", "feature_alpha_") for in_place in ("", "_")
 )
 
 
@@ -95,9 +95,9 @@ def compare_calls(plain: nn.Module, module: nn.Module, inputs: Sequence[Tensor],
             return distance(_tried(module, inputs), expected)
     parameters = [p for p in plain.parameters() if p.requires_grad]
     before = [b.clone() for b in plain.buffers()]
-    results = []
+    results, directions = [], list[Tensor]()
     for contender in (plain, module):
-        results.append(_trained(contender, inputs, parameters, list(plain.buffers())))
+        results.append(_trained(contender, inputs, parameters, list(plain.buffers()), directions))
         with torch.no_grad():
             for buffer, old in zip(plain.buffers(), before, strict=True):
                 buffer.copy_(old)
@@ -123,17 +123,39 @@ def _tried(module: nn.Module, inputs: Iterable[Tensor]) -> Any:
         raise Differs(f"{type(error).__name__}: {error}".split("\n")[0]) from None
 
 
+_KINKS = (0.0, 3.0, 6.0)
+"""Values of ReLU, ReLU6, hard swish and hard sigmoid (times 6) where their slope jumps."""
+
+
+def _directions(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Random gradients; zero where rounding decides on which side of a kink an output lies."""
+    found = []
+    for y in outputs:
+        # Not randn_like, which draws in the order of the memory.
+        direction = torch.randn(y.shape, dtype=y.dtype, device=y.device)
+        near = 10 * torch.finfo(y.dtype).eps * float(y.detach().abs().max()) if y.numel() else 0.0
+        for kink in _KINKS:
+            direction[((y.detach() - kink).abs() <= near) & (y.detach() != kink)] = 0
+        found.append(direction)
+    return found
+
+
 def _trained(
-    module: nn.Module, inputs: Sequence[Tensor], parameters: Sequence[Tensor], buffers: Sequence[Tensor]
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    buffers: Sequence[Tensor],
+    directions: list[Tensor],
 ) -> tuple[Any, list[Tensor | None], list[Tensor]]:
-    torch.manual_seed(0)
-    xs = [x.detach().clone(memory_format=torch.preserve_format) for x in inputs]
-    differentiable = [x.requires_grad_() for x in xs if x.is_floating_point()]
+    """Results, gradients of the inputs and parameters, buffers; the first contender sets the directions."""
+    # One leaf for a tensor that is given twice: the plain graph reads one of the two.
+    xs = {id(x): x.detach().clone(memory_format=torch.preserve_format) for x in inputs}
+    differentiable = [x.requires_grad_() for x in xs.values() if x.is_floating_point()]
     # Copies of leaves may be written to in place.
-    y = _tried(module, [x * 1 if x.requires_grad else x for x in xs])
+    copies = {key: x * 1 if x.requires_grad else x for key, x in xs.items()}
+    y = _tried(module, [copies[id(x)] for x in inputs])
     outputs = [t for t in leaves(y) if isinstance(t, Tensor) and t.requires_grad]
-    # Not randn_like, which draws in the order of the memory.
-    directions = [torch.randn(t.shape, dtype=t.dtype, device=t.device) for t in outputs]
+    directions[:] = directions or _directions(outputs)
     wanted = [*differentiable, *parameters]
     gradients = torch.autograd.grad(outputs, wanted, directions, allow_unused=True) if outputs else [None] * len(wanted)
     return y, list(gradients), [b.clone() for b in buffers]

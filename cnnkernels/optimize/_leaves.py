@@ -162,4 +162,3 @@ def shape(node: Any) -> tuple[int, ...] | None:
     """Of the node's value on the example."""
     value = node.meta.get("shape") if isinstance(node, fx.Node) else None
     return tuple(value) if value is not None else None
-

@@ -48,7 +48,9 @@ def _of_one(
             try:
                 recipes[False] = choose(model, args, replace(options, training=False)).recipe
             except CannotTrace:
-                report.notes.append(f"{path or 'the network'} runs as it was in evaluation: that forward cannot be traced")
+                report.notes.append(
+                    f"{path or 'the network'} runs as it was in evaluation: that forward cannot be traced"
+                )
     return State(recipes), {prefix + name: why for name, why in choice.traced.opaque.items()}
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from cnnkernels.nn import Activation, Linear, MaxPool2d, Mish, _unit
+from cnnkernels.nn.activation import activation_name
 from cnnkernels.optimize import _leaves
 from cnnkernels.optimize._leaves import shape
 from cnnkernels.optimize._regions import Unit
@@ -20,9 +21,8 @@ def bypass_identities(r: Rewriter) -> None:
     """``nn.Identity``, which networks leave in the place of a layer that is switched off; in evaluation dropout of any kind."""
     for node in r.nodes():
         module, x = r.module(node), r.one_input(node)
-        if x is not None and _unit.untouched(module, nn.Identity):
-            r.bypass(node, x)
-        elif x is not None and _unit.untouched(module, nn.Dropout, nn.Dropout2d) and not module.training:
+        dropout = _unit.untouched(module, nn.Dropout, nn.Dropout2d) and not module.training
+        if x is not None and (dropout or _unit.untouched(module, nn.Identity)):
             r.bypass(node, x)
         elif _switched_off(node):
             r.bypass(node, node.args[0])  # type: ignore[arg-type]
@@ -70,8 +70,8 @@ def _factor_of(r: Rewriter, x: fx.Node, factor: fx.Node) -> str | None:
             return "mish"
     if len(factor.users) == 1 and _argument(factor) is x:
         act = r.activation_at(factor)
-        if act is not None and _leaves.activation_name(act) in ("sigmoid", "hard_sigmoid"):
-            return {"sigmoid": "silu", "hard_sigmoid": "hard_swish"}[str(_leaves.activation_name(act))]
+        if act is not None:
+            return {"sigmoid": "silu", "hard_sigmoid": "hard_swish"}.get(str(activation_name(act)))
     # x * relu6(x + 3) / 6, either part divided
     if _calls(factor, operator.truediv, torch.div) and len(factor.args) == 2 and factor.args[1] in (6, 6.0):
         clipped = _argument(factor)
@@ -85,7 +85,7 @@ def _is_relu6_of_x_plus_3(r: Rewriter, node: fx.Node, x: fx.Node) -> bool:
     plus = _argument(node)
     return (
         act is not None
-        and _leaves.activation_name(act) == "relu6"
+        and activation_name(act) == "relu6"
         and _calls(plus, operator.add, torch.add)
         and tuple(plus.args) in ((x, 3), (x, 3.0), (3, x))
     )
@@ -142,13 +142,17 @@ def sums(r: Rewriter) -> None:
     """``act(unit(x) + y)`` and ``unit(x) + y``: the addition, and the activation behind it, in the unit's last pass."""
     for node in r.nodes():
         terms = _leaves.addition(node)
-        if terms is None or (len(terms[0].users) > 1 and _leaves.is_in_place(node)) or not shape(terms[0]) == shape(terms[1]) == shape(node):
+        if (
+            terms is None
+            or (len(terms[0].users) > 1 and _leaves.is_in_place(node))
+            or not shape(terms[0]) == shape(terms[1]) == shape(node)
+        ):
             continue
         order = {n: i for i, n in enumerate(r.graph.nodes)}
-        for unit_node in sorted(terms, key=lambda n: -order[n]):  # the later one is the branch, the other the way past it
-            other = terms[1] if unit_node is terms[0] else terms[0]
-            if _join(r, node, unit_node, other):
-                break
+        first, second = sorted(terms, key=order.__getitem__)
+        # The later one is the branch, the other the way past it.
+        if not _join(r, node, second, first):
+            _join(r, node, first, second)
 
 
 def _join(r: Rewriter, node: fx.Node, unit_node: fx.Node, other: fx.Node) -> bool:
@@ -174,4 +178,3 @@ def layers(r: Rewriter) -> None:
             module, x = r.module(node), r.one_input(node)
             if x is not None and _unit.untouched(module, cls):
                 r.replace(kind, _leaves.view_as(ours, module), (x,), node, str(node.target))
-

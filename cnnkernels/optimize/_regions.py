@@ -84,7 +84,9 @@ class Excite(Squeeze):
                 y = layer(y.flatten(1))[:, :, None, None] if linear else layer(y)
             return x * y
         fc1, fc2, act, gate = parts
-        return ops.squeeze_excite(x, fc1.weight.flatten(1), fc1.bias, fc2.weight.flatten(1), fc2.bias, act=act, gate=gate)
+        return ops.squeeze_excite(
+            x, fc1.weight.flatten(1), fc1.bias, fc2.weight.flatten(1), fc2.bias, act=act, gate=gate
+        )
 
 
 class Pyramid(nn.Module):

@@ -51,6 +51,9 @@ class Rewriter:
     def nodes(self) -> list[fx.Node]:
         return list(self.graph.nodes)
 
+    def __contains__(self, node: fx.Node) -> bool:
+        return node in self._there
+
     def module(self, node: Any) -> Any:
         """What a node calls; None for anything but a module."""
         if not isinstance(node, fx.Node) or node.op != "call_module":

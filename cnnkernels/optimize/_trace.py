@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, fx, nn
 from cnnkernels.optimize import _leaves
 
 MOST_ATTEMPTS = 64
+_IN_PLACE_OPERATORS = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 
 
 class CannotTrace(Exception):
@@ -69,8 +71,9 @@ def trace(model: nn.Module, arity: int) -> Traced:
     """The graph of ``model(*args)`` with ``arity`` arguments, the others at their defaults.
 
     The innermost module whose forward fails is taken as opaque, and it is tried again.  CannotTrace where that is the
-    model itself, where two traces differ (a forward that draws random numbers in Python), and where it makes tensors
-    of its own, which would not follow the model to another device.  A copy is traced, since a forward may count its calls.
+    model itself, where two traces differ (a forward that draws random numbers in Python), where it makes tensors of its
+    own, which would not follow the model to another device, and where it writes to its arguments, which the caller would
+    not see when they are computed in another memory format.  A copy is traced, since a forward may count its calls.
     """
     opaque: dict[str, str] = {}
     for _ in range(MOST_ATTEMPTS):
@@ -83,6 +86,8 @@ def trace(model: nn.Module, arity: int) -> Traced:
             continue
         if str(graph) != str(again):
             raise CannotTrace("its forward is not the same twice")
+        if any(_writes_to_argument(model, node) for node in graph.nodes):
+            raise CannotTrace("its forward writes to an argument")
         return Traced(graph, opaque, list(dict.fromkeys(inside)))
     raise CannotTrace(f"more than {MOST_ATTEMPTS} of its modules cannot be traced")
 
@@ -108,6 +113,17 @@ def _trace_copy(model: nn.Module, arity: int, opaque: Mapping[str, str], seed: i
         raise CannotTrace("its forward makes tensors of its own")
     _drop_placeholders(graph, arity)
     return graph, tracer.inside
+
+
+def _writes_to_argument(model: nn.Module, node: fx.Node) -> bool:
+    """Whether the node is an operation in place on an argument of forward, as it came."""
+    if not node.op.startswith("call_") or not node.args or getattr(node.args[0], "op", "") != "placeholder":
+        return False
+    if node.op == "call_module":
+        return getattr(model.get_submodule(str(node.target)), "inplace", False) is True
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    in_place = node.target in _IN_PLACE_OPERATORS or (str(name).endswith("_") and not str(name).endswith("__"))
+    return in_place or node.kwargs.get("inplace") is True
 
 
 def _defaults(model: nn.Module, arity: int) -> dict[str, Any] | None:

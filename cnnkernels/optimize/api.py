@@ -13,7 +13,8 @@ from cnnkernels.optimize._choose import Options
 from cnnkernels.optimize._compare import Differs, distance, tolerance, without_dropout
 from cnnkernels.optimize._measure import in_channels_last, kept_bytes, latencies, written_bytes
 from cnnkernels.optimize._parts import prepare
-from cnnkernels.optimize.model import Optimized, attach, in_mode, twin_of
+from cnnkernels.optimize._undisturbed import undisturbed
+from cnnkernels.optimize.model import Optimized, attach, twin_of
 from cnnkernels.optimize.report import Entry, Report
 
 MODES = ("infer", "train")
@@ -51,22 +52,33 @@ def optimize(
     Returns (network, ``Report``).  ``cnnkernels.restore(network)`` gives the model back.  An optimised model is returned as
     it is, if it has the mode.  TypeError and ValueError for other arguments; an error of ``model(*example)`` is passed on.
     """
-    args = _checked(model, example, mode)
+    args = _fresh(_checked(model, example, mode))
     training = mode == "train"
     report = Report(type(model).__name__, mode, _text(args), _device_text(args))
     if isinstance(model, Optimized):
         return _again(model, training, report)
-    twin = twin_of(model) if dtype is None else copy.deepcopy(model).to(dtype)
-    if twin.training != training:
-        twin.train(training)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        (copy.deepcopy(twin) if training else twin)(*args)  # an error here is the model's own
-    options = Options(verify, tune, training, _channels_last(memory_format, args))
-    state = prepare(twin, args, options, report)
-    state.original = (model,)
-    attach(twin, state)
-    _judge_whole(twin, model if dtype is None else copy.deepcopy(model).to(dtype), args, options, report)
+    with undisturbed(model):
+        twin, plain = (_copy(model, dtype, training) for _ in range(2))
+        with torch.no_grad():
+            (copy.deepcopy(twin) if training else twin)(*_fresh(args))  # an error here is the model's own
+        options = Options(verify, tune, training, _channels_last(memory_format, args))
+        state = prepare(twin, args, options, report)
+        if dtype is None:
+            state.original = (model,)
+        attach(twin, state)
+        _judge_whole(twin, plain, args, options, report)
     return twin, report
+
+
+def _copy(model: nn.Module, dtype: torch.dtype | None, training: bool) -> nn.Module:
+    """Modules of its own, in the mode; on the same parameters and buffers unless they get another dtype."""
+    twin = twin_of(model) if dtype is None else copy.deepcopy(model).to(dtype)
+    return twin if twin.training == training else twin.train(training)
+
+
+def _fresh(args: Sequence[Any]) -> tuple[Any, ...]:
+    """Arguments that may be written to."""
+    return tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in args)
 
 
 def _checked(model: Any, example: Any, mode: str) -> tuple[Any, ...]:
@@ -96,7 +108,9 @@ def _again(model: Optimized, training: bool, report: Report) -> tuple[nn.Module,
 def _channels_last(memory_format: torch.memory_format | None, args: Sequence[Any]) -> bool:
     """Whether images are computed so: on CPUs and on GPUs with tensor cores convolutions are faster."""
     if memory_format not in (None, torch.channels_last, torch.contiguous_format):
-        raise ValueError(f"optimize: memory_format must be channels_last, contiguous_format or None, got {memory_format}")
+        raise ValueError(
+            f"optimize: memory_format must be channels_last, contiguous_format or None, got {memory_format}"
+        )
     return memory_format is not torch.contiguous_format
 
 
@@ -104,15 +118,14 @@ def _judge_whole(fast: nn.Module, model: nn.Module, args: Sequence[Any], options
     """Compares and times the whole; undoes everything where it differs or gains nothing."""
     assert isinstance(fast, Optimized)
     training = options.training
-    with in_mode(model, training):
-        if options.verify and report.swapped:
-            _verify_whole(fast, model, args, report)
-        if options.tune and report.swapped:
-            report.before_ms, report.before_layout, report.after_ms = latencies(model, fast, args, training)
-            if report.after_ms > report.before_ms:
-                _undo(fast, report, f"the whole takes {report.after_ms:.2f} ms instead of {report.before_ms:.2f}")
-        if training and report.swapped:
-            report.before_bytes, report.after_bytes = kept_bytes(model, args), kept_bytes(fast, args)
+    if options.verify and report.swapped:
+        _verify_whole(fast, model, args, report)
+    if options.tune and report.swapped:
+        report.before_ms, report.before_layout, report.after_ms = latencies(model, fast, args, training)
+        if report.after_ms > report.before_ms:
+            _undo(fast, report, f"the whole takes {report.after_ms:.2f} ms instead of {report.before_ms:.2f}")
+    if training and report.swapped:
+        report.before_bytes, report.after_bytes = kept_bytes(model, args), kept_bytes(fast, args)
     program = fast.program(training)
     if program is not None and not training:
         itemsize = next(a for a in args if isinstance(a, Tensor)).element_size()
@@ -125,7 +138,7 @@ def _verify_whole(fast: Optimized, model: nn.Module, args: Sequence[Any], report
     results = []
     for twin in twins:
         with torch.no_grad(), without_dropout():
-            results.append(twin(*args))
+            results.append(twin(*_fresh(args)))
     try:
         report.error = distance(*results)
     except Differs as differs:
@@ -148,13 +161,17 @@ def _verify_whole(fast: Optimized, model: nn.Module, args: Sequence[Any], report
 
 
 def _as_double(y: Any) -> Any:
-    return torch.utils._pytree.tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, y)
+    return torch.utils._pytree.tree_map(
+        lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, y
+    )
 
 
 def _undo(fast: Optimized, report: Report, why: str) -> None:
     fast.drop_programs()
     report.entries = [
-        Entry(e.name, e.kind, "undone", e.why or "the whole", e.error, e.before_ms, e.after_ms) if e.status == "swapped" else e
+        Entry(e.name, e.kind, "undone", e.why or "the whole", e.error, e.before_ms, e.after_ms)
+        if e.status == "swapped"
+        else e
         for e in report.entries
     ]
     report.notes.append(f"everything is undone: {why}")

@@ -111,7 +111,7 @@ class Optimized(nn.Module):
 
     def _without_program(self) -> nn.Module:
         """The same attributes as a plain network."""
-        plain = object.__new__(type(self).__bases__[1])
+        plain: Any = object.__new__(type(self).__bases__[1])
         plain.__dict__.update({k: v for k, v in self.__dict__.items() if k != _STATE})
         return plain  # type: ignore[no-any-return]
 
@@ -161,7 +161,8 @@ def twin_of(model: nn.Module) -> nn.Module:
 def restore(model: nn.Module) -> nn.Module:
     """The network that ``optimize`` was given, with the parameters and buffers that ``model`` has now.
 
-    It is the very object, unless ``model`` is a copy of what ``optimize`` returned: then a plain network is made of it.
+    It is the very object, unless ``model`` is a copy of what ``optimize`` returned, or was given a dtype there: then a plain
+    network is made of it.
     Modes (``training``) are as that network's owner left them.  ValueError for a model that is not optimised.
     """
     if not isinstance(model, Optimized):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from cnnkernels import _ext
 from cnnkernels.nn._fold import FoldsBatchNorm
@@ -192,5 +192,3 @@ def _structure(model: nn.Module, inside: list[str]) -> Any:
         seen.item(attributes, "_modules")
         seen.items(attributes["_modules"])
     return seen
-
-

@@ -89,14 +89,16 @@ class Report:
     def _table(self) -> list[str]:
         rows = [("region", "kind", "status", "before", "after", "error", "why")]
         for e in self.entries:
-            times = [f"{1e3 * t:.0f} us" if t is not None else "-" for t in (e.before_ms, e.after_ms)]
+            before, after = (f"{1e3 * t:.0f} us" if t is not None else "-" for t in (e.before_ms, e.after_ms))
             error = "-" if e.error is None else f"{e.error:.0e}"
             inside = ", ".join(f"{n} {kind}" for kind, n in e.parts.items())
-            rows.append((e.name, e.kind, e.status, *times, error, e.why or inside))
+            rows.append((e.name, e.kind, e.status, before, after, error, e.why or inside))
         return _explain.table(rows).splitlines() if len(rows) > 1 else []
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """A picture: every region's time before and after, and the whole.  Needs matplotlib (``pip install cnnkernels[plots]``)."""
-        from cnnkernels.optimize._plot import plot
+        """A picture (.png, .svg, .pdf): times of the regions before and after, and of the whole.  Needs matplotlib."""
+        from cnnkernels.compare.plot import check, write_plot
+        from cnnkernels.optimize._plot import figure
 
-        plot(self, path)
+        check(os.fspath(path), "plot")
+        write_plot(os.fspath(path), figure(self))
