@@ -112,6 +112,7 @@ def _trace_copy(model: nn.Module, arity: int, opaque: Mapping[str, str], seed: i
     if any(isinstance(v, Tensor) and k not in before for k, v in vars(probe).items()):
         raise CannotTrace("its forward makes tensors of its own")
     _drop_placeholders(graph, arity)
+    _drop_unread_sizes(graph)
     return graph, tracer.inside
 
 
@@ -139,3 +140,12 @@ def _drop_placeholders(graph: fx.Graph, arity: int) -> None:
         for user in list(node.users):
             graph.erase_node(user)
         graph.erase_node(node)
+
+
+def _drop_unread_sizes(graph: fx.Graph) -> None:
+    """``b, c, _, _ = x.size()`` leaves nodes that make x look as if something else read it."""
+    for node in reversed(list(graph.nodes)):
+        function = node.op == "call_function" and node.target in (operator.getitem, getattr)
+        method = node.op == "call_method" and node.target in ("size", "dim")
+        if (function or method) and not node.users:
+            graph.erase_node(node)
