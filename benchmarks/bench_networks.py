@@ -15,7 +15,7 @@ from tests.networks.case import calibrate
 from tests.oracles import torchvision_model
 
 from .arena import BATCHES, DEVICE, DTYPES, FULL, Group
-from .onnx_process import OnnxProcess
+from .engine_process import EngineProcess
 from .rivals import FORMATS, compiled, no_grad
 
 NETWORKS = ("mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0", "efficientnet_b0")
@@ -63,7 +63,7 @@ def build(spec) -> Group:
         calls["compile"] = compiled(modules, last)
         calls["compile freezing"] = frozen(copy.deepcopy(modules), last)
         if DEVICE == "cpu" and dtype is torch.float32 and name in NETWORKS:
-            calls["onnxruntime"] = OnnxProcess(of_torchvision(name, plain), x)
+            calls["onnxruntime"] = EngineProcess("onnxruntime", of_torchvision(name, plain), x)
     moved = sum(p.numel() for p in plain.parameters()) * x.element_size() + x.numel() * x.element_size()
     return Group("network", f"{name} b{batch}", dtype, "any", moved, calls)
 

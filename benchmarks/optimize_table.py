@@ -1,0 +1,192 @@
+"""``cnnkernels.optimize`` on every classification model of torchvision and many of timm: what it swaps, its error, its gain.
+
+    python -m benchmarks.optimize_table OUT.json [--mode infer|train] [--only PATTERN] [--no-tune] [--threads N]
+    python -m benchmarks.optimize_table --markdown OUT.json ...      # tables for docs/optimize.md
+
+One row a model, random weights, one image of 224 pixels (two in training); a file that is there already is gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import math
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+import cnnkernels
+from cnnkernels._files import write_whole
+from cnnkernels.compare.measure import Settings
+from cnnkernels.compare.output import conditions
+from cnnkernels.optimize.command import load
+from tests.torchvision_oracle import torchvision
+
+TIMM = [
+    "convnext_tiny",
+    "cspdarknet53",
+    "cspresnet50",
+    "darknet53",
+    "densenet121",
+    "dpn68",
+    "ecaresnet50t",
+    "edgenext_xx_small",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+    "fbnetc_100",
+    "gernet_s",
+    "ghostnet_100",
+    "hardcorenas_a",
+    "hrnet_w18_small",
+    "inception_resnet_v2",
+    "inception_v3",
+    "inception_v4",
+    "lcnet_050",
+    "legacy_senet154",
+    "legacy_seresnet18",
+    "mixnet_s",
+    "mnasnet_100",
+    "mobilenetv1_100",
+    "mobilenetv2_100",
+    "mobilenetv3_large_100",
+    "mobilenetv3_small_100",
+    "mobilenetv4_conv_small",
+    "mobileone_s0",
+    "nf_resnet50",
+    "regnety_008",
+    "repvgg_a0",
+    "repvgg_b0",
+    "res2net50_26w_4s",
+    "resnest14d",
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "rexnet_100",
+    "selecsls42b",
+    "semnasnet_100",
+    "seresnet50",
+    "seresnext50_32x4d",
+    "skresnet18",
+    "spnasnet_100",
+    "tf_efficientnet_b0",
+    "tf_efficientnetv2_b0",
+    "tinynet_a",
+    "vgg11_bn",
+    "xception41",
+]
+SIZES = {"inception": 299, "nasnet": 331}
+
+
+def names() -> list[str]:
+    """Those that take a 224-pixel image in reasonable time and are no transformers."""
+    package = torchvision()
+    assert package is not None
+    found = package.models.list_models(module=package.models)
+    others = ("vit", "swin", "maxvit")
+    return [*(f"torchvision:{n}" for n in found if not n.startswith(others)), *(f"timm:{n}" for n in TIMM)]
+
+
+def row(name: str, mode: str, tune: bool) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = load(name)
+    calibrate(model)
+    size = next((s for prefix, s in SIZES.items() if name.partition(":")[2].startswith(prefix)), 224)
+    x = torch.randn(2 if mode == "train" else 1, 3, size, size)
+    start = time.monotonic()
+    _, report = cnnkernels.optimize(model.train(mode == "train"), x, mode, tune=tune)
+    kinds: dict[str, int] = {}
+    for entry in report.swapped:
+        for kind, n in (entry.parts or {entry.kind: 1}).items():
+            kinds[kind] = kinds.get(kind, 0) + n
+    undone = [f"{e.name}: {e.why}" for e in report.entries if e.status == "undone"]
+    facts = {
+        k: getattr(report, k)
+        for k in ("error", "before_ms", "before_layout", "after_ms", "before_bytes", "after_bytes")
+    }
+    return {
+        "model": name, "mode": mode, "swapped": kinds, "undone": undone, **facts, "speedup": report.speedup,
+        "notes": report.notes, "seconds": time.monotonic() - start,
+    }  # fmt: skip
+
+
+def calibrate(model: nn.Module) -> None:
+    """Running statistics of a batch, so that maps of a random network neither vanish nor grow."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    for m in norms:
+        m.momentum = None
+    with torch.no_grad():
+        model.train()(torch.randn(2, 3, 160, 160))
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+
+
+def measure(path: pathlib.Path, mode: str, only: str, tune: bool) -> None:
+    done = json.loads(path.read_text()) if path.is_file() else {"conditions": {}, "rows": []}
+    known = {r["model"] for r in done["rows"]}
+    for name in names():
+        if name in known or not fnmatch.fnmatch(name, only):
+            continue
+        try:
+            made = row(name, mode, tune)
+        except (RuntimeError, ValueError, MemoryError) as error:  # a model that does not take such images
+            made = {"model": name, "mode": mode, "problem": f"{type(error).__name__}: {error}".split("\n")[0]}
+        done["rows"].append(made)
+        done["conditions"] = conditions(Settings())
+        write_whole(path, (json.dumps(done, indent=1) + "\n").encode())
+        print(
+            name,
+            made.get("problem") or f"{made['speedup'] or math.nan:.2f}x, error {made['error'] or math.nan:.1e}",
+            flush=True,
+        )
+
+
+def markdown(paths: list[pathlib.Path]) -> Iterator[str]:
+    """A table for each file."""
+    for path in paths:
+        content = json.loads(path.read_text())
+        rows = [r for r in content["rows"] if "problem" not in r]
+        timed = [r["speedup"] for r in rows if r["speedup"]]
+        mode = rows[0]["mode"]
+        yield f"### {'Evaluation' if mode == 'infer' else 'Training'}: {len(rows)} models"
+        yield ""
+        if timed:
+            mean = math.exp(sum(map(math.log, timed)) / len(timed))
+            yield f"Geometric mean of the {len(timed)} that gain: {mean:.2f}x; {len(rows) - len(timed)} run as they were."
+            yield ""
+        yield "| model | swapped | eager, ms | optimised, ms | | error |"
+        yield "| --- | --- | --: | --: | --: | --: |"
+        for r in rows:
+            kinds = ", ".join(f"{n} {k}" for k, n in r["swapped"].items()) or "nothing to gain"
+            times = (
+                (f"{r['before_ms']:.1f}", f"{r['after_ms']:.1f}", f"{r['speedup']:.2f}x") if r["speedup"] else ("",) * 3
+            )
+            error = f"{r['error']:.0e}" if r["error"] is not None else ""
+            yield f"| {r['model']} | {kinds} | {' | '.join(times)} | {error} |"
+        yield ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=pathlib.Path)
+    parser.add_argument("--mode", choices=("infer", "train"), default="infer")
+    parser.add_argument("--only", default="*")
+    parser.add_argument("--no-tune", action="store_true")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args()
+    if options.markdown:
+        print("\n".join(markdown(options.files)))
+        return
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    measure(options.files[0], options.mode, options.only, not options.no_tune)
+
+
+if __name__ == "__main__":
+    main()
