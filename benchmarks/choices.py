@@ -1,6 +1,6 @@
 """The tables of choices that are shipped with the package (cnnkernels/choice/*.json).
 
-    python -m benchmarks.choices measure [--repeat 3]      of this CPU's instruction set
+    python -m benchmarks.choices measure [--repeat 4]      of this CPU's instruction set
     python -m benchmarks.choices derive RESULTS            of a GPU, from the summary of a run in benchmarks/results
 
 A table has the shapes of the benchmarks (benchmarks/shapes.py) on which something else than the default was faster by the
@@ -85,12 +85,14 @@ def calls(batches: tuple[int, ...], dtype: torch.dtype, device: str) -> Iterator
 
 
 def measured(repeat: int) -> Table:
-    device = torch.device("cpu")
+    """With one thread and with all in turn: a table is for an instruction set, whatever the number of threads."""
+    device, threads = torch.device("cpu"), torch.get_num_threads()
     choices: Choices = {}
     for call in calls((1, 8), torch.float32, "cpu"):
         op = _op.REGISTRY[call.op]
         winners = set()
-        for _ in range(repeat):
+        for turn in range(repeat):
+            torch.set_num_threads(threads if turn % 2 else 1)
             with torch.no_grad():
                 winners.add(measure.winner(measure.seconds(op.candidates(call.args), device), "cpu"))
             if "cpu" in winners:
@@ -99,7 +101,7 @@ def measured(repeat: int) -> Table:
             choices.setdefault(call.op, {})[key.text(call.args)] = winners.pop()
     source = (
         f"python -m benchmarks.choices measure --repeat {repeat}, {_machine.processors()[0]}, "
-        f"PyTorch's own kernels for {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
+        f"PyTorch's own kernels for {torch.backends.cpu.get_cpu_capability()}, 1 and {threads} threads, "
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}: float32, the shapes where PyTorch's form won every repetition"
     )
     return Table(store.kind(device), torch.__version__, cnnkernels.__version__, source, choices)
@@ -148,7 +150,7 @@ def derived(results: pathlib.Path) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("measure").add_argument("--repeat", type=int, default=3)
+    commands.add_parser("measure").add_argument("--repeat", type=int, default=4)
     commands.add_parser("derive").add_argument("results", type=pathlib.Path)
     options = parser.parse_args()
     table = measured(options.repeat) if options.command == "measure" else derived(options.results)
