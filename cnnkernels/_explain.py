@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from cnnkernels import _backend, _ext
-from cnnkernels._op import explain_rows
+from cnnkernels._op import REGISTRY, explain_rows
+from cnnkernels.choice import store
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -59,6 +61,8 @@ class Explanation:
     """(op, backend that could not run, reason) -> number of calls that ``reference`` served instead."""
     wanted: str | None
     """The backend asked for by ``use_backend`` or CNNKERNELS_BACKEND."""
+    choices: dict[tuple[str, str, str], int]
+    """(op, device, backend other than the default) -> number of shapes it was measured to be fastest for."""
 
     def __str__(self) -> str:
         width = max(map(len, self.environment)) + 2
@@ -77,6 +81,13 @@ class Explanation:
             for (backend, reason), ops in reasons.items():
                 lines.append(f"  {backend}: {reason} ({'every op' if len(ops) == len(self.ops) else ', '.join(ops)})")
             parts.append("\n".join(lines))
+        if self.choices:
+            lines = ["Measured to be faster than the default (cnnkernels.tune):"]
+            lines += [
+                f"  {op} on {device} tensors: {backend} for {count} shapes"
+                for (op, device, backend), count in self.choices.items()
+            ]
+            parts.append("\n".join(lines))
         if self.fallbacks:
             lines = ["Calls that reference served instead:"]
             lines += [
@@ -93,4 +104,14 @@ class Explanation:
 def explain() -> Explanation:
     """What is active for each op on CPU and on CUDA tensors, why other backends are not, and what fell back so far."""
     ops = {name: dict(row) for name, row in explain_rows().items()}
-    return Explanation(environment(), ops, dict(_backend.fallbacks), _backend.wanted())
+    return Explanation(environment(), ops, dict(_backend.fallbacks), _backend.wanted(), _choices())
+
+
+def _choices() -> dict[tuple[str, str, str], int]:
+    found: Counter[tuple[str, str, str]] = Counter()
+    for device in [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]:
+        for name, chosen in store.known(device).choices.items():
+            op = REGISTRY.get(name)  # a table may be of a version with other ops
+            others = [] if op is None else [b for b in chosen.values() if b != op.default_backend(device.type)]
+            found.update((name, str(device), backend) for backend in others)
+    return dict(found)

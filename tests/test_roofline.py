@@ -196,7 +196,7 @@ def test_picture():
     dots = sorted(tuple(p) for c in ax.collections for p in c.get_offsets().tolist())
     assert dots == [(pytest.approx(0.01), pytest.approx(0.025)), (1000, 20), (1000, 50)]  # not the pool
     (panel,) = labels.placed(figure)
-    assert {"heavy", "wide", "100 GFLOP/s "} == {text for text, _ in panel}
+    assert {"heavy", "wide", "100 GFLOP/s"} == {text for text, _ in panel}
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

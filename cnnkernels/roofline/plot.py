@@ -36,7 +36,8 @@ def figure(result: Result) -> Any:
         ys = [min(x * bandwidth, ceilings.flops) / 1e9 for x in xs]
         ax.plot(xs, ys, style, color="#444444", linewidth=1.2, label=f"{label}, {bandwidth / 1e9:.1f} GB/s")
     top = ceilings.flops / 1e9
-    ax.annotate(f"{top:.0f} GFLOP/s ", (right, 1.04 * top), ha="right", fontsize=9)
+    # At the corner that layers of networks stay clear of.
+    ax.annotate(f"{top:.0f} GFLOP/s", (ceilings.flops / ceilings.cache_bandwidth, 1.04 * top), fontsize=9)
     for contender in result.network_seconds:
         _dots(ax, [r for r in rows if r.contender == contender], contender)
     ax.set_xlabel("FLOPs per byte of input, parameters and result")
