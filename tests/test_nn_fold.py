@@ -113,3 +113,20 @@ def test_weight_averaging(kind):
         average.update_parameters(module)
         with torch.no_grad():
             close(average(image()), unfused(average.module)(image()))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad])
+@pytest.mark.parametrize("form", ["fused", "foreach"])
+@kinds
+def test_step_of_an_optimizer_in_evaluation(kind, optimizer, form):
+    """torch's fused optimizers write past the version counters."""
+    module = unit(kind).eval()
+    with torch.no_grad():
+        before = module(image())
+    for p in module.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer(module.parameters(), 0.3, **{form: True}).step()
+    with torch.no_grad():
+        after = module(image())
+        close(after, unfused(module)(image()))
+    assert not torch.allclose(after, before)

@@ -7,6 +7,7 @@
 Computed in float64 and rounded once.  A kept result is valid while every tensor it came from is the same object with
 the same version counter and the same storage; it is also dropped by ``train()``, ``eval()``, ``to()`` and its like, and
 ``load_state_dict``.  A write through ``tensor.data`` is invisible to version counters: call ``eval()`` after one.
+So are the steps of torch's fused optimizers (2.13), which are counted here.
 """
 
 from __future__ import annotations
@@ -17,11 +18,20 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 T = TypeVar("T")
 
 TENSORS = (torch.nn.Parameter, Tensor)
 """The exact types whose values a fused path may read; a subclass (DTensor, a quantised weight) has rules of its own."""
+
+
+def _count_fused_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    fused = [p for group in optimizer.param_groups if group.get("fused") for p in group["params"]]
+    torch.autograd.graph.increment_version([p for p in fused if type(p) in TENSORS])
+
+
+register_optimizer_step_post_hook(_count_fused_step)
 
 
 @dataclass(frozen=True)
