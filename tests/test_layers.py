@@ -25,6 +25,8 @@ ABOVE_OP = {
     "_selftest": "tools",
     "_tune": "tools",
     "roofline": "tools",
+    "optimize": "tools",
+    "export": "tools",
     "cli": "tools",
     "demo": "tools",
     "": "tools",
