@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from cnnkernels import _backend
 from cnnkernels.nn import FusedBlock, Linear
+from cnnkernels.nn._image import as_channels_last, mean_over_pixels
 from cnnkernels.nn._trunk import through
 from cnnkernels.nn.sequential import Part
 
@@ -36,10 +36,7 @@ class SwitchedNetwork(FusedBlock):
         """x channels_last on a CPU, where convolutions are faster so."""
         if x.device.type != "cpu" or x.dim() != 4 or _backend.wanted() == "reference":
             return x
-        if x.shape[1] == 1:  # the same memory in both layouts: only strides tell which it is
-            _, _, h, w = x.shape
-            return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
-        return x.contiguous(memory_format=torch.channels_last)
+        return as_channels_last(x)
 
 
 class Network(SwitchedNetwork):
@@ -152,7 +149,7 @@ class Network(SwitchedNetwork):
 
     def forward_head(self, x: Tensor) -> Tensor:
         """Logits of the last feature map: its mean over H and W, dropout, and the head's children one after the other."""
-        x = x.mean((2, 3))
+        x = mean_over_pixels(x)
         if self.training:
             x = nn.functional.dropout(x, self.drop_rate)
         for name in self._head():

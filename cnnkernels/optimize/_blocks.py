@@ -15,7 +15,7 @@ from cnnkernels.nn.activation import activation_name
 from cnnkernels.ops.spp import MOST_SIZES
 from cnnkernels.optimize import _leaves
 from cnnkernels.optimize._leaves import shape
-from cnnkernels.optimize._regions import Bottleneck, Excite, Pyramid, Run, Unit
+from cnnkernels.optimize._regions import Bottleneck, Excite, PixelMean, Pyramid, Run, Unit
 from cnnkernels.optimize._rewriter import Rewriter
 
 # ---- squeeze-and-excitation ----------------------------------------------------------------------------------------------
@@ -55,6 +55,21 @@ def _is_mean_of(r: Rewriter, node: Any, x: fx.Node) -> bool:
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         return isinstance(dims, (tuple, list)) and sorted(d % 4 for d in dims) == [2, 3]
     return False
+
+
+def pixel_means(r: Rewriter) -> None:
+    """The mean over H and W in front of a classifier, and its reshape."""
+    if r.training:
+        return
+    for node in r.nodes():
+        x = node.args[0] if node.args else None
+        if not isinstance(x, fx.Node) or len(shape(x) or ()) != 4 or not _is_mean_of(r, node, x):
+            continue
+        last, user = node, r.only_user(node)
+        if user is not None and _through_reshapes(r, user) is node and len(shape(user) or ()) == 2:
+            last = user
+        keepdim = len(shape(last) or ()) == 4
+        r.replace("pixel_mean", PixelMean(keepdim), (x,), last)
 
 
 def _is_layer(module: Any) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cnnkernels import ops
 from cnnkernels.nn import FusedSequential, _unit
 from cnnkernels.nn._chain import Squeeze
 from cnnkernels.nn._fold import FoldsBatchNorm
+from cnnkernels.nn._image import as_channels_last, mean_over_pixels
 from cnnkernels.nn._inverted_residual import inverted_residual, plan_of
 from cnnkernels.nn._plan import Plan
 from cnnkernels.nn._trunk import through
@@ -101,15 +101,22 @@ class Pyramid(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """x in the layout that the convolutions of a CPU are faster in; only for images."""
+    """x in the layout that convolutions are faster in; only for images."""
 
     def forward(self, x: Any) -> Any:
-        if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
-            return x
-        if x.shape[1] == 1:  # the same memory in both layouts: only strides tell which it is
-            _, _, h, w = x.shape
-            return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
-        return x.contiguous(memory_format=torch.channels_last)
+        return as_channels_last(x) if isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point() else x
+
+
+class PixelMean(nn.Module):
+    """The mean over H and W, as [N, C, 1, 1] if ``keepdim``, else [N, C]."""
+
+    def __init__(self, keepdim: bool) -> None:
+        super().__init__()
+        self.keepdim = keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = mean_over_pixels(x)
+        return y[:, :, None, None] if self.keepdim else y
 
 
 class Run(FoldsBatchNorm):

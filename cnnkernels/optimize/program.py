@@ -28,6 +28,7 @@ PASSES: tuple[Callable[[Rewriter], None], ...] = (
     _patterns.sums,
     _blocks.inverted_residuals,
     _blocks.pyramids,
+    _blocks.pixel_means,
     _patterns.layers,
     _blocks.runs,
 )

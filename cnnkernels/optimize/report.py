@@ -14,7 +14,7 @@ class Entry:
     """One region of the network, or one module that was left alone.
 
     kind: conv, conv_sum, norm, squeeze_excite, inverted_residual, shuffle_stage, channel_shuffle, merged_branches, activation,
-        spp, max_pool, linear, run (several regions as one call), or module.
+        spp, max_pool, pixel_mean, linear, run (several regions as one call), or module.
     parts: of a run: how many of each kind.
     status: swapped; undone (it differed, or it was slower); skipped (never tried).
     error: largest difference from the network's own modules, in units of their largest value; None if not verified.
