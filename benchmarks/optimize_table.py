@@ -28,6 +28,8 @@ from cnnkernels.optimize.command import load
 from tests.torchvision_oracle import torchvision
 
 TIMM = pathlib.Path(__file__).with_name("optimize_timm_models.txt").read_text().split()
+LARGE = ("gf", "_l", "_m", "_b5", "_b6", "_b7", "_large", "_base", "152", "154", "64x4d", "101_2", "19", "19_bn")
+"""Ends of the names that come last, as they take long."""
 SIZES = {"inception": 299, "nasnet": 331}
 
 
@@ -37,7 +39,8 @@ def names() -> list[str]:
     assert package is not None
     found = package.models.list_models(module=package.models)
     others = ("vit", "swin", "maxvit")
-    return [*(f"torchvision:{n}" for n in found if not n.startswith(others)), *(f"timm:{n}" for n in TIMM)]
+    all_names = [*(f"torchvision:{n}" for n in found if not n.startswith(others)), *(f"timm:{n}" for n in TIMM)]
+    return sorted(all_names, key=lambda n: n.endswith(LARGE))
 
 
 def row(name: str, mode: str, tune: bool) -> dict[str, Any]:

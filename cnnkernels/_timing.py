@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def interleaved_medians(contenders: Sequence[Callable[[], Any]], rounds: int, seconds: float = 10.0) -> list[float]:
-    """Median seconds of each; the contenders take turns, so that a busy moment hits all of them.
+def interleaved_times(contenders: Sequence[Callable[[], Any]], rounds: int, seconds: float = 10.0) -> list[list[float]]:
+    """Seconds of every call of each; the contenders take turns, so that a busy moment hits all of them.
 
     After one round that does not count: ``rounds`` of them, or fewer if they take longer than ``seconds`` together.
     """
@@ -24,4 +24,9 @@ def interleaved_medians(contenders: Sequence[Callable[[], Any]], rounds: int, se
             start = time.perf_counter()
             call()
             own.append(time.perf_counter() - start)
-    return [statistics.median(t) for t in times]
+    return times
+
+
+def interleaved_medians(contenders: Sequence[Callable[[], Any]], rounds: int, seconds: float = 10.0) -> list[float]:
+    """Median seconds of each, see ``interleaved_times``."""
+    return [statistics.median(t) for t in interleaved_times(contenders, rounds, seconds)]

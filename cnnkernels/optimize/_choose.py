@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from cnnkernels._timing import interleaved_medians
-from cnnkernels.optimize._compare import Differs, compare_calls, tolerance
+from cnnkernels._timing import interleaved_times
+from cnnkernels.optimize._compare import Differs, compare_calls, distance, leaves, tolerance
 from cnnkernels.optimize._measure import in_channels_last, step
 from cnnkernels.optimize._rewriter import Region
-from cnnkernels.optimize._trace import Traced, trace
+from cnnkernels.optimize._trace import CannotTrace, Traced, trace
+from cnnkernels.optimize._undisturbed import copied, same_random_numbers
 from cnnkernels.optimize.program import Program, Recipe, build, plain_module, subgraph
 from cnnkernels.optimize.report import Entry
 
@@ -65,6 +66,7 @@ def choose(model: nn.Module, args: Sequence[Any], options: Options) -> Choice:
     """
     traced = trace(model, len(args))
     probe = copy.deepcopy(model) if options.training else model
+    _check_graph(probe, traced, args)
     recipe = Recipe(
         len(args),
         _record(probe, traced, args, set()).shapes,
@@ -80,6 +82,23 @@ def choose(model: nn.Module, args: Sequence[Any], options: Options) -> Choice:
             break
         recipe = replace(recipe, skip=recipe.skip | bad)
     return Choice(recipe, judge.entries(program, bad), traced)
+
+
+def _check_graph(model: nn.Module, traced: Traced, args: Sequence[Any]) -> None:
+    """CannotTrace where the graph is not what forward does: one that asks for the type of its argument sees fx's instead."""
+    results = []
+    for contender in (model, plain_module(model, traced)):
+        with torch.no_grad(), same_random_numbers():
+            try:
+                results.append(contender(*copied(args)))
+            except Exception as error:
+                raise CannotTrace(f"its graph raises {type(error).__name__}: {error}".split("\n")[0]) from None
+    try:
+        difference = distance(results[1], results[0])
+    except Differs as differs:
+        raise CannotTrace(f"its graph {differs}") from None
+    if not difference <= max((tolerance(t.dtype) for t in leaves(results[0]) if isinstance(t, Tensor)), default=0.0):
+        raise CannotTrace(f"its graph computes something else, with a difference of {difference:.0e}")
 
 
 def _record(model: nn.Module, traced: Traced, args: Sequence[Any], wanted: set[str]) -> _Recorder:
@@ -129,7 +148,8 @@ class _Judge:
 
     def _times(self, plain: nn.Module, module: nn.Module, inputs: Sequence[Tensor]) -> tuple[float, float]:
         calls = [step(m, inputs, self.options.training) for m in (plain, module)]
-        before, after = interleaved_medians(calls, rounds=9, seconds=0.4)
+        # The best of a few: on a busy machine a median of so few says more about the others.
+        before, after = map(min, interleaved_times(calls, rounds=9, seconds=0.4))
         return before, after
 
     def bad(self, program: Program) -> list[str]:

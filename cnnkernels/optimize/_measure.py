@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from cnnkernels._timing import interleaved_medians
+from cnnkernels._timing import interleaved_times
 from cnnkernels.optimize._compare import leaves
 
 
@@ -48,13 +50,21 @@ def step(module: nn.Module, args: Sequence[Any], training: bool) -> Callable[[],
     return train
 
 
+@dataclass(frozen=True)
+class Latencies:
+    """before, after: median milliseconds of a network in its faster layout, and of the optimised one, measured in turns."""
+
+    before: float
+    layout: str
+    after: float
+    slower: bool
+    """By the best of all calls, which a busy machine disturbs less than medians."""
+
+
 def latencies(
     model: nn.Module, fast: nn.Module, args: Sequence[Any], training: bool, rounds: int = 15, seconds: float = 4.0
-) -> tuple[float, str, float]:
-    """(milliseconds of the model in its faster layout, that layout, milliseconds of fast), measured in turns.
-
-    Statistics of BatchNorms are not touched: in training copies run.
-    """
+) -> Latencies:
+    """Statistics of BatchNorms are not touched: in training copies run."""
     last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if training:
         model, fast = copy.deepcopy(model), copy.deepcopy(fast)
@@ -64,9 +74,10 @@ def latencies(
         step(fast, args, training),
     ]
     with torch.random.fork_rng(devices=[]):
-        plain, other, ours = interleaved_medians(calls, rounds, seconds)
+        times = interleaved_times(calls, rounds, seconds)
+    plain, other, ours = (1e3 * statistics.median(t) for t in times)
     layout = "channels_last" if other < plain else "contiguous"
-    return 1e3 * min(plain, other), layout, 1e3 * ours
+    return Latencies(min(plain, other), layout, ours, min(times[2]) > min(map(min, times[:2])))
 
 
 def kept_bytes(model: nn.Module, args: Sequence[Any]) -> int:

@@ -13,7 +13,7 @@ from cnnkernels.optimize._choose import Options
 from cnnkernels.optimize._compare import Differs, distance, tolerance, without_dropout
 from cnnkernels.optimize._measure import in_channels_last, kept_bytes, latencies, written_bytes
 from cnnkernels.optimize._parts import prepare
-from cnnkernels.optimize._undisturbed import undisturbed
+from cnnkernels.optimize._undisturbed import copied, undisturbed
 from cnnkernels.optimize.model import Optimized, attach, twin_of
 from cnnkernels.optimize.report import Entry, Report
 
@@ -52,7 +52,7 @@ def optimize(
     Returns (network, ``Report``).  ``cnnkernels.restore(network)`` gives the model back.  An optimised model is returned as
     it is, if it has the mode.  TypeError and ValueError for other arguments; an error of ``model(*example)`` is passed on.
     """
-    args = _fresh(_checked(model, example, mode))
+    args = copied(_checked(model, example, mode))
     training = mode == "train"
     report = Report(type(model).__name__, mode, _text(args), _device_text(args))
     if isinstance(model, Optimized):
@@ -60,7 +60,7 @@ def optimize(
     with undisturbed(model):
         twin, plain = (_copy(model, dtype, training) for _ in range(2))
         with torch.no_grad():
-            (copy.deepcopy(twin) if training else twin)(*_fresh(args))  # an error here is the model's own
+            (copy.deepcopy(twin) if training else twin)(*copied(args))  # an error here is the model's own
         options = Options(verify, tune, training, _channels_last(memory_format, args))
         state = prepare(twin, args, options, report)
         if dtype is None:
@@ -74,11 +74,6 @@ def _copy(model: nn.Module, dtype: torch.dtype | None, training: bool) -> nn.Mod
     """Modules of its own, in the mode; on the same parameters and buffers unless they get another dtype."""
     twin = twin_of(model) if dtype is None else copy.deepcopy(model).to(dtype)
     return twin if twin.training == training else twin.train(training)
-
-
-def _fresh(args: Sequence[Any]) -> tuple[Any, ...]:
-    """Arguments that may be written to."""
-    return tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in args)
 
 
 def _checked(model: Any, example: Any, mode: str) -> tuple[Any, ...]:
@@ -121,9 +116,10 @@ def _judge_whole(fast: nn.Module, model: nn.Module, args: Sequence[Any], options
     if options.verify and report.swapped:
         _verify_whole(fast, model, args, report)
     if options.tune and report.swapped:
-        report.before_ms, report.before_layout, report.after_ms = latencies(model, fast, args, training)
-        if report.after_ms > report.before_ms:
-            _undo(fast, report, f"the whole takes {report.after_ms:.2f} ms instead of {report.before_ms:.2f}")
+        found = latencies(model, fast, args, training)
+        report.before_ms, report.before_layout, report.after_ms = found.before, found.layout, found.after
+        if found.slower:
+            _undo(fast, report, f"the whole takes {found.after:.2f} ms instead of {found.before:.2f}")
     if training and report.swapped:
         report.before_bytes, report.after_bytes = kept_bytes(model, args), kept_bytes(fast, args)
     program = fast.program(training)
@@ -138,7 +134,7 @@ def _verify_whole(fast: Optimized, model: nn.Module, args: Sequence[Any], report
     results = []
     for twin in twins:
         with torch.no_grad(), without_dropout():
-            results.append(twin(*_fresh(args)))
+            results.append(twin(*copied(args)))
     try:
         report.error = distance(*results)
     except Differs as differs:
