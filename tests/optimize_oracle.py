@@ -130,7 +130,7 @@ class Small(nn.Module):
 
 
 SMALL = {
-    "infer": {"conv": 1, "inverted_residual": 1, "linear": 1},
+    "infer": {"conv": 1, "inverted_residual": 1, "pixel_mean": 1, "linear": 1},
     "train": {"conv": 2, "conv_sum": 1, "squeeze_excite": 1, "linear": 1},
 }
 """What is found in ``Small``."""

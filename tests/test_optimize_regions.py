@@ -183,7 +183,7 @@ def test_residual_behind_an_activation(mode):
 def test_residual_that_is_broadcast_stays_a_sum(mode):
     model = Net(lambda m, x: m.bn(m.conv(x)) + m.scale, scale=nn.Parameter(torch.randn(1, 6, 1, 1)), **conv_bn(3, 6))
     check(model, image(), {"conv": 1}, mode)
-    model = Net(lambda m, x: m.bn(m.conv(x)) + x.mean((2, 3), keepdim=True), **conv_bn(6, 6))
+    model = Net(lambda m, x: m.bn(m.conv(x)) + x.amax((2, 3), keepdim=True), **conv_bn(6, 6))
     check(model, image(6), {"conv": 1}, mode)
 
 

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
+from cnnkernels.optimize._adjacent import Watched, join_adjacent, watch
 from cnnkernels.optimize._choose import Options, choose
 from cnnkernels.optimize._leaves import is_leaf
 from cnnkernels.optimize._trace import CannotTrace
 from cnnkernels.optimize.model import State, attach, in_mode
 from cnnkernels.optimize.report import Entry, Report
 
-Calls = Mapping[str, tuple[Any, ...]]
-"""Of modules by name: the arguments of their first call, where all were positional."""
-
 
 def prepare(model: nn.Module, args: Sequence[Any], options: Options, report: Report) -> State:
     """What the whole model becomes; parts of it, where it has to be parts, are attached at once."""
     state, opaque = _of_one(model, "", args, options, report)
     if opaque:
-        calls = _calls(model, args, options.training)
+        seen = watch(model, args, options.training)
         for path, why in opaque.items():
-            report.entries.append(Entry(path or type(model).__name__, "module", "skipped", f"cannot be traced: {why}"))
-            for child, name in _children(model.get_submodule(path), path):
-                _attach_parts(child, name, calls, options, report)
+            _take_apart(model.get_submodule(path), path, why, seen, options, report)
+        state.in_parts = "" in opaque and not options.training and bool(report.swapped)
     return state
 
 
@@ -54,17 +49,25 @@ def _of_one(
     return State(recipes), {prefix + name: why for name, why in choice.traced.opaque.items()}
 
 
-def _attach_parts(module: nn.Module, path: str, calls: Calls, options: Options, report: Report) -> None:
+def _take_apart(module: nn.Module, path: str, why: str, seen: Watched, options: Options, report: Report) -> None:
+    """A module that nobody can see through: its children, and neighbours among them."""
+    report.entries.append(Entry(path or report.model, "module", "skipped", f"cannot be traced: {why}"))
+    for child, name in _children(module, path):
+        _attach_parts(child, name, seen, options, report)
+    found = list(join_adjacent(module, path, seen, options))
+    report.entries += found
+    if path and any(e.status == "swapped" for e in found):
+        attach(module, State({}, in_parts=True))
+
+
+def _attach_parts(module: nn.Module, path: str, seen: Watched, options: Options, report: Report) -> None:
     if type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential):
         return
-    if is_leaf(module) or path not in calls:
+    if is_leaf(module) or path not in seen.arguments:
         return
-    state, opaque = _of_one(module, path, calls[path], options, report)
+    state, opaque = _of_one(module, path, seen.arguments[path], options, report)
     for name, why in opaque.items():
-        report.entries.append(Entry(name, "module", "skipped", f"cannot be traced: {why}"))
-        inner = module.get_submodule(name.removeprefix(path).lstrip("."))
-        for child, child_name in _children(inner, name):
-            _attach_parts(child, child_name, calls, options, report)
+        _take_apart(module.get_submodule(name.removeprefix(path).lstrip(".")), name, why, seen, options, report)
     if state.recipes:
         attach(module, state)
 
@@ -72,23 +75,3 @@ def _attach_parts(module: nn.Module, path: str, calls: Calls, options: Options, 
 def _children(module: nn.Module, path: str) -> Iterator[tuple[nn.Module, str]]:
     for name, child in module.named_children():
         yield child, f"{path}.{name}" if path else name
-
-
-def _calls(model: nn.Module, args: Sequence[Any], training: bool) -> Calls:
-    probe = copy.deepcopy(model) if training else model
-    calls: dict[str, tuple[Any, ...]] = {}
-    hooks = []
-    for path, module in probe.named_modules():
-
-        def note(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], path: str = path) -> None:
-            if not keywords:
-                calls.setdefault(path, arguments)
-
-        hooks.append(module.register_forward_pre_hook(note, with_kwargs=True))
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            probe(*args)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from cnnkernels.optimize import _leaves
+from cnnkernels.optimize._undisturbed import same_random_numbers
 
 MOST_ATTEMPTS = 64
+OPTIMIZED = "_cnnkernels_optimized"
+"""Attribute of modules that run a program of their own (``model``)."""
 _IN_PLACE_OPERATORS = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 
 
@@ -52,6 +53,7 @@ class _Tracer(fx.Tracer):
         return (
             module_qualified_name in self.opaque
             or _leaves.is_leaf(m)
+            or OPTIMIZED in vars(m)
             or super().is_leaf_module(m, module_qualified_name)
         )
 
@@ -96,19 +98,13 @@ def _trace_copy(model: nn.Module, arity: int, opaque: Mapping[str, str], seed: i
     probe = copy.deepcopy(model, {id(p): p for p in model.parameters()})  # forward may write to buffers, not to those
     before = set(vars(probe))
     tracer = _Tracer(opaque)
-    python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            for draw in (random.seed, np.random.seed, torch.manual_seed):
-                draw(seed)
+        with same_random_numbers(seed), torch.no_grad():
             graph = tracer.trace(probe, concrete_args=_defaults(probe, arity))
     except _Failed:
         raise
     except Exception as error:
         raise _Failed("", error) from None
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
     if any(isinstance(v, Tensor) and k not in before for k, v in vars(probe).items()):
         raise CannotTrace("its forward makes tensors of its own")
     _drop_placeholders(graph, arity)
@@ -137,9 +133,13 @@ def _defaults(model: nn.Module, arity: int) -> dict[str, Any] | None:
 def _drop_placeholders(graph: fx.Graph, arity: int) -> None:
     """fx leaves one for every default, which only its own assertions read."""
     for node in [n for n in graph.nodes if n.op == "placeholder"][arity:]:
-        for user in list(node.users):
-            graph.erase_node(user)
-        graph.erase_node(node)
+        _erase_with_users(graph, node)
+
+
+def _erase_with_users(graph: fx.Graph, node: fx.Node) -> None:
+    for user in list(node.users):
+        _erase_with_users(graph, user)
+    graph.erase_node(node)
 
 
 def _drop_unread_sizes(graph: fx.Graph) -> None:

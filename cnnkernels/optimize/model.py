@@ -9,19 +9,27 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from cnnkernels.optimize._trace import CannotTrace
+from cnnkernels.optimize._pending import Joined, part, settled
+from cnnkernels.optimize._trace import OPTIMIZED, CannotTrace
 from cnnkernels.optimize.program import Program, Recipe, build
-
-_STATE = "_cnnkernels_optimized"
 
 
 @dataclass
 class State:
-    """Beside a network's own attributes.  recipes, programs: by mode, ``training``."""
+    """Beside a network's own attributes.  recipes, programs: by mode, ``training``.
+
+    in_parts: whether forward is the network's own, in evaluation with fused parts in it: as of a program, its results have
+        no gradient history unless an argument asks for one, and nothing that is pending (``_pending``) leaves it.
+    """
 
     recipes: dict[bool, Recipe]
+    in_parts: bool = False
     original: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no child
     programs: dict[bool, Program] = field(default_factory=dict)
+
+    def copied(self) -> State:
+        """For a copy of the network, which has no original."""
+        return State(self.recipes, self.in_parts)
 
     def build(self, model: nn.Module) -> None:
         """A program for each mode; a mode without one (its forward is another one) runs the network's forward."""
@@ -58,41 +66,52 @@ class Optimized(nn.Module):
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        state: State = self.__dict__[_STATE]
+        state: State = self.__dict__[OPTIMIZED]
         program = state.programs.get(self.training)
         if program is None or kwargs or len(args) != program.recipe.arity or not program.holds():
-            return super().forward(*args, **kwargs)
+            return self._own_forward(*args, **kwargs)
         if program.recipe.keeps_history or not torch.is_grad_enabled():
             return program.call(*args)
         if any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            return super().forward(*args, **kwargs)
+            return self._own_forward(*args, **kwargs)
         with torch.no_grad():
             return program.call(*args)
 
+    def _own_forward(self, *args: Any, **kwargs: Any) -> Any:
+        forward = super().forward
+        if self.training or not self.__dict__[OPTIMIZED].in_parts:
+            return forward(*args, **kwargs)
+        wanted = any(isinstance(a, Tensor) and a.requires_grad for a in (*args, *kwargs.values()))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
+            return settled(forward(*args, **kwargs))
+
     def runs_program(self) -> bool:
         """Whether a call as the example's would run the program now."""
-        program = self.__dict__[_STATE].programs.get(self.training)
+        program = self.__dict__[OPTIMIZED].programs.get(self.training)
         return program is not None and program.holds()
 
     def has_mode(self, training: bool) -> bool:
-        return training in self.__dict__[_STATE].recipes
+        return training in self.__dict__[OPTIMIZED].recipes
 
     def program(self, training: bool) -> Program | None:
-        found: Program | None = self.__dict__[_STATE].programs.get(training)
+        found: Program | None = self.__dict__[OPTIMIZED].programs.get(training)
         return found
 
     def drop_programs(self) -> None:
         """The network's own forward from now on, here and in the modules in it."""
         for module in self.modules():
             if isinstance(module, Optimized):
-                state: State = module.__dict__[_STATE]
+                state: State = module.__dict__[OPTIMIZED]
                 state.recipes.clear()
                 state.programs.clear()
+                state.in_parts = False
+            elif isinstance(module, Joined):
+                part(module)
 
     # ---- changes that no version counter of a tensor shows -------------------------------------------------------------
 
     def _forget(self) -> None:
-        for program in self.__dict__[_STATE].programs.values():
+        for program in self.__dict__[OPTIMIZED].programs.values():
             program.forget()
 
     def train(self, mode: bool = True) -> Self:
@@ -112,26 +131,26 @@ class Optimized(nn.Module):
     def _without_program(self) -> nn.Module:
         """The same attributes as a plain network."""
         plain: Any = object.__new__(type(self).__bases__[1])
-        plain.__dict__.update({k: v for k, v in self.__dict__.items() if k != _STATE})
+        plain.__dict__.update({k: v for k, v in self.__dict__.items() if k != OPTIMIZED})
         return plain  # type: ignore[no-any-return]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        if type(self).__bases__[0] is not Optimized:  # a parametrisation made another class of it
+            derived = memo[id(self)] = type(self).__new__(type(self))
+            derived.__dict__.update(copy.deepcopy({**self.__dict__, OPTIMIZED: State({})}, memo))
+            return derived
         twin = copy.deepcopy(self._without_program(), memo)
-        memo[id(self)] = attach(twin, State(self.__dict__[_STATE].recipes))
+        memo[id(self)] = attach(twin, self.__dict__[OPTIMIZED].copied())
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _attached, (self._without_program(), self.__dict__[_STATE].recipes)
+        return attach, (self._without_program(), self.__dict__[OPTIMIZED].copied())
 
     def _replicate_for_data_parallel(self) -> nn.Module:
         # Its children will be those of another device, which no program is for.
         replica: nn.Module = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
-        replica.__dict__[_STATE] = State(self.__dict__[_STATE].recipes)
+        replica.__dict__[OPTIMIZED] = self.__dict__[OPTIMIZED].copied()
         return replica
-
-
-def _attached(model: nn.Module, recipes: dict[bool, Recipe]) -> nn.Module:
-    return attach(model, State(recipes))
 
 
 def attach(model: nn.Module, state: State) -> nn.Module:
@@ -140,15 +159,21 @@ def attach(model: nn.Module, state: State) -> nn.Module:
     names = {"__module__": cls.__module__, "__qualname__": f"Optimized{cls.__qualname__}"}
     made = type(f"Optimized{cls.__name__}", (Optimized, cls), names)
     state.build(model)  # before it is one: building traces a copy, and copies of an optimised model are optimised
-    model.__dict__[_STATE] = state
+    model.__dict__[OPTIMIZED] = state
     model.__class__ = made
     return model
 
 
+def _class_of_network(model: nn.Module) -> type[nn.Module]:
+    """Also where somebody (FSDP, a parametrisation) derived a class from the one that ``attach`` made."""
+    made = next(c for c in type(model).__mro__ if c.__bases__[0] is Optimized)
+    return made.__bases__[1]
+
+
 def detach(model: Optimized) -> None:
     """Makes it a plain one again, in place."""
-    del model.__dict__[_STATE]
-    model.__class__ = type(model).__bases__[1]
+    del model.__dict__[OPTIMIZED]
+    model.__class__ = _class_of_network(model)  # type: ignore[assignment]
 
 
 def twin_of(model: nn.Module) -> nn.Module:
@@ -167,12 +192,14 @@ def restore(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, Optimized):
         raise ValueError(f"restore: {type(model).__name__} is not what cnnkernels.optimize returned")
-    state: State = model.__dict__[_STATE]
+    state: State = model.__dict__[OPTIMIZED]
     if not state.original:
         plain = twin_of(model)
         for m in list(plain.modules()):
             if isinstance(m, Optimized):
                 detach(m)
+            elif isinstance(m, Joined):
+                part(m)
         return plain
     original = state.original[0]
     for path, module in original.named_modules():
