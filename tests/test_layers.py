@@ -16,7 +16,7 @@ PACKAGE = ROOT / "cnnkernels"
 CSRC = ROOT / "csrc"
 
 # Python, from the bottom: a module may import at module level from its own layer and those below it.
-LAYERS = ("private", "_op", "ops", "nn", "models", "detection", "tools")
+LAYERS = ("private", "_op", "ops", "nn", "models", "export", "detection", "tools")
 ABOVE_OP = {
     "compare": "tools",
     "draw": "tools",

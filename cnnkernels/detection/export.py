@@ -6,8 +6,6 @@ import dataclasses
 import inspect
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,11 +13,10 @@ from torch import Tensor, nn
 
 from cnnkernels._files import write_whole
 from cnnkernels.detection.postprocess import postprocess
+from cnnkernels.export.onnx_model import OLDEST_OPSET, onnx_model
 from cnnkernels.models.detection_network import DetectionNetwork
 
 OUTPUTS = ("boxes", "scores", "labels", "count")
-OLDEST_OPSET = 18
-"""In which torch.onnx writes the operators that are used here."""
 
 
 class Exportable(nn.Module):
@@ -70,8 +67,6 @@ def export_onnx(
     Raises ImportError without onnx and onnxscript, ValueError for a network in training, a size, batch or opset out of
     range, TypeError for options that ``postprocess`` does not have, OSError.
     """
-    from cnnkernels.detection.onnx_model import onnx_model
-
     module = Exportable(network, **options)
     height, width = (size, size) if isinstance(size, int) else size
     if batch is not None and batch < 1:
@@ -80,17 +75,6 @@ def export_onnx(
         raise ValueError(f"export_onnx: opset must be at least {OLDEST_OPSET}, got {opset}")
     like = next(network.parameters())
     x = torch.zeros(2 if batch is None else batch, in_chans, height, width, dtype=like.dtype, device=like.device)
-    with _plain(network):
-        model = onnx_model(module, [x], inputs=["images"], outputs=OUTPUTS, dynamic_batch=batch is None, opset=opset)
+    model = onnx_model(module, [x], inputs=["images"], outputs=OUTPUTS, dynamic_batch=batch is None, opset=opset)
     model.metadata_props.add(key="preprocessing", value=json.dumps(dataclasses.asdict(network.preprocessing)))
     write_whole(path, model.SerializeToString())
-
-
-@contextmanager
-def _plain(network: DetectionNetwork) -> Iterator[None]:
-    """Inside, the network computes by its ``torch.nn`` children."""
-    before, network.backend = network.backend, "reference"
-    try:
-        yield
-    finally:
-        network.backend = before
