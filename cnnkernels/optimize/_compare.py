@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -92,15 +92,17 @@ def compare_calls(plain: nn.Module, module: nn.Module, inputs: Sequence[Tensor],
     if not training:
         with torch.no_grad():
             expected = plain(*[x.clone() for x in inputs])
-            return distance(_tried(module, inputs), expected)
+            return distance(attempt(module, *inputs), expected)
     parameters = [p for p in plain.parameters() if p.requires_grad]
     before = [b.clone() for b in plain.buffers()]
     results, directions = [], list[Tensor]()
     for contender in (plain, module):
-        results.append(_trained(contender, inputs, parameters, list(plain.buffers()), directions))
-        with torch.no_grad():
-            for buffer, old in zip(plain.buffers(), before, strict=True):
-                buffer.copy_(old)
+        try:
+            results.append(_trained(contender, inputs, parameters, list(plain.buffers()), directions))
+        finally:
+            with torch.no_grad():
+                for buffer, old in zip(plain.buffers(), before, strict=True):
+                    buffer.copy_(old)
     (y, gradients, buffers), (ours, our_gradients, our_buffers) = results
     error = distance(ours, y)
     # A mean that is zero but for rounding (behind a BatchNorm) is compared with the variances' size, a gradient that is (of a
@@ -116,11 +118,12 @@ def compare_calls(plain: nn.Module, module: nn.Module, inputs: Sequence[Tensor],
     return error
 
 
-def _tried(module: nn.Module, inputs: Iterable[Tensor]) -> Any:
+def attempt(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Its result; Differs where it raises: a kernel may refuse what the modules take."""
     try:
-        return module(*inputs)
-    except Exception as error:  # a kernel may refuse what the modules take
-        raise Differs(f"{type(error).__name__}: {error}".split("\n")[0]) from None
+        return call(*args, **kwargs)
+    except Exception as error:
+        raise Differs(f"raises {type(error).__name__}: {error}".split("\n")[0]) from None
 
 
 _KINKS = (0.0, 3.0, 6.0)
@@ -153,9 +156,13 @@ def _trained(
     differentiable = [x.requires_grad_() for x in xs.values() if x.is_floating_point()]
     # Copies of leaves may be written to in place.
     copies = {key: x * 1 if x.requires_grad else x for key, x in xs.items()}
-    y = _tried(module, [copies[id(x)] for x in inputs])
+    y = attempt(module, *(copies[id(x)] for x in inputs))
     outputs = [t for t in leaves(y) if isinstance(t, Tensor) and t.requires_grad]
     directions[:] = directions or _directions(outputs)
+    if [(t.shape, t.dtype) for t in outputs] != [(t.shape, t.dtype) for t in directions]:
+        return y, [None] * (len(differentiable) + len(parameters)), [b.clone() for b in buffers]
     wanted = [*differentiable, *parameters]
-    gradients = torch.autograd.grad(outputs, wanted, directions, allow_unused=True) if outputs else [None] * len(wanted)
+    gradients = [None] * len(wanted)
+    if outputs:
+        gradients = attempt(torch.autograd.grad, outputs, wanted, directions, allow_unused=True)
     return y, list(gradients), [b.clone() for b in buffers]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkernels.optimize._choose import Options
-from cnnkernels.optimize._compare import Differs, distance, tolerance, without_dropout
+from cnnkernels.optimize._compare import Differs, attempt, distance, tolerance, without_dropout
 from cnnkernels.optimize._measure import in_channels_last, kept_bytes, latencies, written_bytes
 from cnnkernels.optimize._parts import prepare
 from cnnkernels.optimize._undisturbed import copied, undisturbed
@@ -52,16 +52,16 @@ def optimize(
     Returns (network, ``Report``).  ``cnnkernels.restore(network)`` gives the model back.  An optimised model is returned as
     it is, if it has the mode.  TypeError and ValueError for other arguments; an error of ``model(*example)`` is passed on.
     """
-    args = copied(_checked(model, example, mode))
+    args = copied(_checked(model, example, mode, dtype))
     training = mode == "train"
     report = Report(type(model).__name__, mode, _text(args), _device_text(args))
     if isinstance(model, Optimized):
         return _again(model, training, report)
+    options = Options(verify, tune, training, _channels_last(memory_format, args))
     with undisturbed(model):
         twin, plain = (_copy(model, dtype, training) for _ in range(2))
         with torch.no_grad():
             (copy.deepcopy(twin) if training else twin)(*copied(args))  # an error here is the model's own
-        options = Options(verify, tune, training, _channels_last(memory_format, args))
         state = prepare(twin, args, options, report)
         if dtype is None:
             state.original = (model,)
@@ -76,13 +76,17 @@ def _copy(model: nn.Module, dtype: torch.dtype | None, training: bool) -> nn.Mod
     return twin if twin.training == training else twin.train(training)
 
 
-def _checked(model: Any, example: Any, mode: str) -> tuple[Any, ...]:
+def _checked(model: Any, example: Any, mode: str, dtype: Any) -> tuple[Any, ...]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize: model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("optimize: a ScriptModule has no Python forward; optimize the module that it was made from")
     if mode not in MODES:
         raise ValueError(f"optimize: mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"optimize: dtype must be a torch.dtype or None, got {dtype!r}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"optimize: dtype must be of floating point, got {dtype}")
     args = tuple(example) if isinstance(example, (tuple, list)) else (example,)
     if not any(isinstance(a, Tensor) for a in args):
         raise TypeError(f"optimize: example must be a tensor or a tuple with one, got {type(example).__name__}")
@@ -130,12 +134,10 @@ def _judge_whole(fast: nn.Module, model: nn.Module, args: Sequence[Any], options
 
 
 def _verify_whole(fast: Optimized, model: nn.Module, args: Sequence[Any], report: Report) -> None:
-    twins = [copy.deepcopy(m) if report.mode == "train" else m for m in (fast, model)]
-    results = []
-    for twin in twins:
-        with torch.no_grad(), without_dropout():
-            results.append(twin(*copied(args)))
+    ours, own = (copy.deepcopy(m) if report.mode == "train" else m for m in (fast, model))
     try:
+        with torch.no_grad(), without_dropout():
+            results = [attempt(ours, *copied(args)), own(*copied(args))]
         report.error = distance(*results)
     except Differs as differs:
         _undo(fast, report, f"the whole {differs}")
@@ -148,12 +150,12 @@ def _verify_whole(fast: Optimized, model: nn.Module, args: Sequence[Any], report
     with torch.no_grad(), without_dropout():
         truth = exact(*[a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args])
         results.append(last(*map(in_channels_last, args)))
-    ours, *others = (distance(_as_double(y), truth) for y in results)
+    error, *others = (distance(_as_double(y), truth) for y in results)
     theirs = max(others)
-    if ours > 2 * theirs:
-        _undo(fast, report, f"the whole is {ours:.1e} from float64, the network's own modules {theirs:.1e}")
+    if error > 2 * theirs:
+        _undo(fast, report, f"the whole is {error:.1e} from float64, the network's own modules {theirs:.1e}")
     else:
-        report.notes.append(f"outputs are {ours:.1e} from float64's, those of the network's own modules {theirs:.1e}")
+        report.notes.append(f"outputs are {error:.1e} from float64's, those of the network's own modules {theirs:.1e}")
 
 
 def _as_double(y: Any) -> Any:
