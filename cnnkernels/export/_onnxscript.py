@@ -6,13 +6,14 @@ from typing import Any
 
 try:
     import onnx_ir as ir
+    from onnx import TensorProto
     from onnx.helper import make_tensor
     from onnxscript import FLOAT, INT64, evaluator, opset18, script
     from onnxscript.values import Opset
 except ImportError as error:
     raise ImportError("ONNX files are written by onnx and onnxscript: pip install cnnkernels[onnx]") from error
 
-__all__ = ["FLOAT", "INT64", "Opset", "call", "make_tensor", "opset18", "script"]
+__all__ = ["FLOAT", "INT64", "Opset", "TensorProto", "call", "make_tensor", "opset18", "script"]
 
 
 def call(function: Any, *args: Any) -> Any:

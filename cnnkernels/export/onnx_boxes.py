@@ -10,14 +10,14 @@ import math
 from typing import Any
 
 from cnnkernels import _boxes
-from cnnkernels.export._onnxscript import FLOAT, Opset, opset18, script
+from cnnkernels.export._onnxscript import FLOAT, Opset, TensorProto, make_tensor, opset18, script
 
 BOXES = Opset("cnnkernels.boxes", 1)
 """The domain of these functions, until torch.onnx puts their bodies in the place of the calls."""
 
 op = opset18
 QUARTER = math.pi / 2
-ASPECT_SCALE = _boxes.ASPECT_SCALE
+ASPECT_SCALE = make_tensor("scale", TensorProto.DOUBLE, [], [_boxes.ASPECT_SCALE])  # a Python float would be a float32
 
 
 @script(BOXES, default_opset=opset18)
@@ -102,7 +102,7 @@ def angle(boxes):
 def shape_term(a, b, iou):
     """What ciou takes from diou."""
     turn = angle(a) - angle(b)
-    v = turn * turn * ASPECT_SCALE
+    v = turn * turn * op.CastLike(op.Constant(value=ASPECT_SCALE), turn)
     rest = op.Where(v > 0.0, (1.0 - iou) + v, 1.0)
     return op.Where(v > 0.0, v * v / rest, 0.0)
 

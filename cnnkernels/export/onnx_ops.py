@@ -13,13 +13,12 @@ from typing import Any
 import torch
 
 from cnnkernels import _activation, _boxes, _conv
-from cnnkernels.export._onnxscript import call, make_tensor
+from cnnkernels.export._onnxscript import TensorProto, call, make_tensor
 from cnnkernels.export._onnxscript import opset18 as op
 from cnnkernels.export.onnx_boxes import OVERLAPS, variant
 from cnnkernels.export.onnx_nms import nms_function
 
-FLOAT, INT64, DOUBLE = 1, 7, 11
-"""onnx.TensorProto's numbers of dtypes."""
+FLOAT, INT64, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.DOUBLE
 
 
 def _ints(*values: int) -> Any:

@@ -26,7 +26,9 @@ def top_down(maps: Sequence[Tensor], reduce: Layers, merge: Layers) -> tuple[lis
     maps: finest first.  With L of them there are L - 1 layers of each kind, in the order in which they are used.
     Returns what every merge gave, and every reduce, finest first.
     """
-    x, merged, reduced = maps[-1], list[Tensor](), list[Tensor]()
+    x = maps[-1]
+    merged: list[Tensor] = []  # written so for Dynamo, which calls no list[Tensor]()
+    reduced: list[Tensor] = []
     for narrow, join, finer in zip(reduce, merge, reversed(maps[:-1]), strict=True):
         reduced.insert(0, narrow(x))
         x = join(torch.cat((upsampled(reduced[0], finer.shape[2:]), finer), dim=1))
