@@ -46,8 +46,8 @@ def names() -> list[str]:
 def row(name: str, mode: str, tune: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     model = load(name)
-    calibrate(model)
     size = next((s for prefix, s in SIZES.items() if name.partition(":")[2].startswith(prefix)), 224)
+    calibrate(model, size)
     x = torch.randn(2 if mode == "train" else 1, 3, size, size)
     start = time.monotonic()
     _, report = cnnkernels.optimize(model.train(mode == "train"), x, mode, tune=tune)
@@ -66,14 +66,14 @@ def row(name: str, mode: str, tune: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def calibrate(model: nn.Module) -> None:
+def calibrate(model: nn.Module, size: int) -> None:
     """Running statistics of a batch, so that maps of a random network neither vanish nor grow."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.momentum = None
     with torch.no_grad():
-        model.train()(torch.randn(2, 3, 160, 160))
+        model.train()(torch.randn(2, 3, size, size))
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
 

@@ -7,8 +7,8 @@ train-fused       BatchNorm uses batch statistics                     ``dwconv_b
 folded            BatchNorm uses its running statistics               ``dwconv_bn_act``, or conv + ``bn_act``, or (on a
                                                                       CPU, without gradients) conv with folded weights, which
                                                       ``pointwise_conv_bn_act`` (1x1), the kernel of first
-                                                      convolutions or oneDNN computes with its activation and a sum
-                                                      as one call
+                                                      convolutions, Winograd's (3x3) or oneDNN computes with its
+                                                      activation and a sum as one call
 plain             anything unusual, see ``untouched``; SyncBatchNorm  the children, one after the other, as modules
                   in training; tracing by torch.fx or torch.func
 ================  ==================================================  ==================================================
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from cnnkernels import _activation, _backend, _check, _op, ops
-from cnnkernels.nn import _pointwise, _stem
+from cnnkernels.nn import _pointwise, _stem, _winograd
 from cnnkernels.nn._fold import TENSORS, FoldsBatchNorm, sources_of
 from cnnkernels.nn.activation import activation_name
 from cnnkernels.nn.conv_same import Conv2dSame
@@ -167,6 +167,12 @@ def run(
         y = _stem.run(owner, name, x, conv, bn, fused_act, padding_of(conv, x)) if plain_image(x) else None
         if y is not None:
             return y
+    if foldable and fused_act is not None and conv.kernel_size == (3, 3):
+        padding = padding_of(conv, x)
+        if _winograd.suits(x, conv, padding, shortcut, residual) and plain_image(x):
+            y = _winograd.run(owner, name, x, conv, bn, fused_act, padding, shortcut, residual)
+            if y is not None:
+                return y
     if foldable and fused_act is not None and _one_call(x, conv, fused_act, (residual, shortcut)):
         return _onednn(owner, name, x, conv, bn, fused_act, residual, shortcut)
     if fused_act is None or shortcut is not None:

@@ -1,4 +1,5 @@
-"""One convolution with its BatchNorm and activation as a plan: depthwise ones, and those of ``_pointwise`` and ``_stem``."""
+"""One convolution with its BatchNorm and activation as a plan: depthwise ones, and those of ``_pointwise``, ``_stem``
+and ``_winograd``."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkernels import _activation, _conv
-from cnnkernels.nn import _pointwise, _stem, _unit
+from cnnkernels.nn import _pointwise, _stem, _unit, _winograd
 from cnnkernels.nn._fold import Folded, FoldsBatchNorm, fold, sources_of
 from cnnkernels.nn._plan import Plan, kept_plan, padded, snapshot_of
 from cnnkernels.nn.activation import activation_name
@@ -59,6 +60,9 @@ def _call(x: Tensor, conv: Any, bn: Any, act: str) -> tuple[str | None, tuple[An
     if _stem.suits(x, conv, act):
         packed, sides = folded(_stem.reorder).weight, _conv.sides(padding)
         return "stem_conv", (packed, conv.out_channels, conv.kernel_size, conv.stride, sides, *code)
+    if _winograd.suits(x, conv, padding):
+        packed = folded(_winograd.reorder).weight
+        return "winograd", (packed, conv.out_channels, _conv.sides(padding), None, None, *code)
     if _unit.is_depthwise(conv):
         kept = folded()
         assert kept.weight is not None
