@@ -2,7 +2,7 @@
 
 import torch as _torch  # the extension needs libtorch loaded  # noqa: F401
 
-from cnnkernels import models, nn, ops
+from cnnkernels import export, models, nn, ops
 from cnnkernels._backend import record_backends, use_backend
 from cnnkernels._explain import explain
 from cnnkernels._tune import Measured, tune, tuning
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Measured",
     "explain",
+    "export",
     "models",
     "nn",
     "ops",

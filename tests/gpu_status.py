@@ -34,6 +34,9 @@ in a CUDA kernel.  Python's direct calls are for CPU tensors.
 `pointwise_conv_bn_act` got its GPU kernels after that run.  `detection_candidates` has none yet: calls on CUDA tensors are
 computed by `reference`.  First convolutions, max pooling, classifiers, inverted residuals and trunks as one call exist on the
 CPU only; on a GPU their modules run, on the ops that they consist of.
+
+Capture in CUDA graphs is tested for every op but `nms` (`tests/test_cuda_graphs.py`, which `./dev gpu` runs); no GPU has run
+that yet.  Nor has one run a package of `cnnkernels.export.to_package`.
 """
 
 
