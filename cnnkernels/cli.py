@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnnkernels import _doctor
+from cnnkernels import _export_command as exporting
 from cnnkernels import draw as drawing
 from cnnkernels.compare import command as comparing
 from cnnkernels.detection import command as detecting
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     optimizing.add_arguments(
         commands.add_parser("optimize", help="your model on the fused ops: what is swapped, what it gains")
     )
+    exporting.add_arguments(commands.add_parser("export", help="a network as ONNX file or AOTInductor package"))
     options, rest = parser.parse_known_args(arguments)
     if options.command == "bench":
         return roofline.run(rest) if "--roofline" in rest else bench(rest)
@@ -86,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return detecting.run(options)
     if options.command == "optimize":
         return optimizing.run(options)
+    if options.command == "export":
+        return exporting.run(options)
     return draw(options) if options.command == "draw" else _doctor.run()
 
 

@@ -16,6 +16,7 @@ from torch import nn
 import cnnkernels
 from cnnkernels import _ext, export
 from cnnkernels import nn as layers
+from cnnkernels.cli import main
 from cnnkernels.detection.export import Exportable
 from cnnkernels.models import create_model
 from cnnkernels.optimize import optimize
@@ -215,6 +216,29 @@ def test_refused_by_one(tmp_path):
         export.load_package(tmp_path / "x.pt2")
 
 
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "number"), [("mobilenet_v1_025", 1), ("yolox_nano", 4)])
+def test_command(name, number, tmp_path, capsys):
+    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript")
+    file = tmp_path / "network.onnx"
+    assert main(["export", name, "--classes", "7", "--size", "32", "--onnx", str(file)]) == 0
+    assert capsys.readouterr().out.endswith(f"wrote {file}\n")
+    found = run_onnx(file, images(3, 32))
+    assert len(found) == number and len(found[0]) == 3
+
+
+def test_command_refused(tmp_path, capsys):
+    assert main(["export", "yolox_nano"]) == 2
+    assert "--onnx FILE or --package FILE.pt2" in capsys.readouterr().err
+    assert main(["export", "mobilenet_v9", "--onnx", str(tmp_path / "x.onnx")]) == 1
+    assert "no network called 'mobilenet_v9'" in capsys.readouterr().err
+    assert main(["export", "shufflenet_v2_x0_5", "--package", str(tmp_path / "x.onnx")]) == 1
+    assert "must end in .pt2" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 # ---- packages --------------------------------------------------------------------------------------------------------
 
 IN_A_FRESH_PROCESS = """
@@ -254,13 +278,15 @@ def test_package(name, tmp_path):
     given = [images(1, SIZE), images(3, SIZE)]
     for x, got in zip(given, reloaded(network(name), images(2, SIZE), tmp_path, given), strict=True):
         assert_alike(got, network(name), x)
-    # Without this package nobody knows its ops.
-    files = (tmp_path / n for n in ("network.pt2", "given.pt", "results.pt"))
-    alone = in_a_fresh_process("", "torch._inductor.aoti_load_package", *files)
-    assert alone.returncode and "Could not find schema for cnnkernels::" in alone.stderr
 
 
 def test_package_of_an_optimised_network(tmp_path):
-    given = [images(3, 8)]
-    (got,) = reloaded(optimized(), images(2, 8), tmp_path, given)
-    assert_alike(got, optimized(), given[0])
+    export.to_package(optimized(), images(2, 8), tmp_path / "network.pt2")
+    loaded = export.load_package(tmp_path / "network.pt2")
+    with cnnkernels.record_backends() as runs:
+        got = outputs(loaded, images(3, 8))
+    assert sorted(r.op for r in runs) == ["bn_act", "dwconv_bn_act"]
+    assert_alike(got, optimized(), images(3, 8))
+    # Without this package nobody knows its ops.
+    alone = in_a_fresh_process("", "torch._inductor.aoti_load_package", tmp_path / "network.pt2", "", "")
+    assert alone.returncode and "Could not find schema for cnnkernels::" in alone.stderr

@@ -21,6 +21,7 @@ ABOVE_OP = {
     "compare": "tools",
     "draw": "tools",
     "_doctor": "tools",
+    "_export_command": "tools",
     "_explain": "tools",
     "_selftest": "tools",
     "_tune": "tools",

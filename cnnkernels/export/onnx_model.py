@@ -24,8 +24,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """
     from cnnkernels.export import onnx_ops
 
-    ours = [op for op in _op.REGISTRY.values() if not op.name.endswith(("_train", "_backward"))]
-    return {op.overload: getattr(onnx_ops, op.name) for op in ours}
+    return {op.overload: getattr(onnx_ops, op.name) for op in _op.REGISTRY.values() if hasattr(onnx_ops, op.name)}
 
 
 def onnx_model(
