@@ -130,7 +130,7 @@ def test_restore_is_the_very_object_with_the_weights_of_now(mode):
         assert a is b, name
     with torch.no_grad():
         assert relative(fast.eval()(x), exact(model.eval(), x)) < 1e-5
-    with pytest.raises(ValueError, match="restore: Small is not what cnnkernels.optimize returned"):
+    with pytest.raises(ValueError, match=r"restore: Small is not what cnnkernels\.optimize returned"):
         restore(model)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from cnnkernels.optimize import optimize
 
-from .optimize_oracle import MODES, called, check, exact, image, ready, relative, swapped
+from .optimize_oracle import MODES, called, check, image, ready, swapped
 
 
 class Net(nn.Module):
@@ -65,7 +65,7 @@ def test_activation_forms(form, mode):
     act = ACTIVATIONS[form]
     modules = conv_bn() | ({"act": act} if isinstance(act, nn.Module) else {})
     apply = (lambda m, x: m.act(m.bn(m.conv(x)))) if "act" in modules else (lambda m, x: act(m.bn(m.conv(x))))
-    fast, report = check(Net(apply, **modules), image(), {"conv": 1}, mode)
+    fast, _ = check(Net(apply, **modules), image(), {"conv": 1}, mode)
     leftover = [n for n in fast.program(mode == "train").call.graph.nodes if n.op in ("call_function", "call_method")]
     assert not leftover  # the activation is inside the unit
 
@@ -73,7 +73,7 @@ def test_activation_forms(form, mode):
 @pytest.mark.parametrize(
     "act",
     [
-        lambda x: F.leaky_relu(x, 0.1) if False else F.elu(x),
+        F.elu,
         lambda x: F.hardtanh(x, -1.0, 1.0),
         lambda x: F.softplus(x, 2.0).tanh() * x,
         nn.PReLU(),
@@ -129,10 +129,11 @@ def test_transposed_convolutions_are_left_alone(mode):
     check(Net(lambda m, x: F.relu(m.bn(m.conv(x))), **modules), image(), {"norm": 1}, mode)
 
 
+KINDS_OF_NORM = ({"affine": False}, {"track_running_stats": False}, {"momentum": None}, {"eps": 0.1})
+
+
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    "options", [{"affine": False}, {"track_running_stats": False}, {"momentum": None}, {"eps": 0.1}], ids=str
-)
+@pytest.mark.parametrize("options", KINDS_OF_NORM, ids=str)
 def test_kinds_of_batch_norm(options, mode):
     modules = conv_bn(bias=False) | {"bn": nn.BatchNorm2d(8, **options)}
     check(Net(lambda m, x: F.relu(m.bn(m.conv(x))), **modules), image(), {"conv": 1}, mode)
@@ -204,75 +205,6 @@ def test_unit_that_is_read_twice(mode):
 
     kinds = {"norm": 1} | ({"conv": 1} if mode == "infer" else {})
     check(Net(body, **conv_bn()), image(), kinds, mode)
-
-
-def _reads_what_an_activation_wrote(m, x):
-    y = m.bn(m.conv(x))
-    z = m.act(y)  # in place: y is z
-    return y * 2 + z
-
-
-def _adds_to_a_tensor_that_is_read_again(m, x):
-    y = m.pool(x)
-    z = y * 3
-    y += m.bn(m.conv(x))
-    return y + z
-
-
-def _adds_to_an_alias(m, x):
-    y = m.pool(x)
-    other = y.view(y.shape)
-    y += m.bn(m.conv(x))
-    return y * other
-
-
-def _activates_the_input(m, x):
-    y = m.pool(x)
-    z = F.relu(y, inplace=True)
-    return m.bn(m.conv(y)) + z
-
-
-def _iadd_of_the_first_of_two_readers(m, x):
-    y = m.pool(x)
-    before = m.bn(m.conv(y))
-    y += before
-    return m.bn(m.conv(y)) * y
-
-
-IN_PLACE = {
-    f.__name__[1:]: f
-    for f in (
-        _reads_what_an_activation_wrote,
-        _adds_to_a_tensor_that_is_read_again,
-        _adds_to_an_alias,
-        _activates_the_input,
-        _iadd_of_the_first_of_two_readers,
-    )
-}
-
-
-@pytest.mark.parametrize("mode", ["infer", "train"])
-@pytest.mark.parametrize("body", IN_PLACE)
-def test_writing_in_place_where_somebody_else_reads(body, mode):
-    modules = conv_bn(6, 6, padding=1) | {"act": nn.ReLU(inplace=True), "pool": nn.AvgPool2d(1)}
-    model, x = ready(Net(IN_PLACE[body], **modules), mode), image(6)
-    if mode == "train" and body == "iadd_of_the_first_of_two_readers":
-        pytest.skip("autograd refuses the model itself")
-    fast, report = optimize(model, x, mode, tune=False)
-    before = x.clone()
-    model.eval(), fast.eval()
-    with torch.no_grad():
-        assert relative(fast(x), exact(model, x)) < 1e-5, str(report)
-    assert torch.equal(x, before)
-
-
-def test_writing_to_the_argument_reaches_the_caller():
-    model, x = ready(Net(lambda m, x: m.bn(m.conv(x.add_(1))), **conv_bn())), image()
-    fast, _ = optimize(model, x, tune=False)
-    ours, theirs = image(), image()
-    with torch.no_grad():
-        assert relative(fast(ours), model(theirs)) < 1e-5
-    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("mode", MODES)

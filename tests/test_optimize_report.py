@@ -103,7 +103,7 @@ def test_slow_regions_are_undone(mode, patched_units):
 
     def slow(unit, x, y):
         calls.append(unit)
-        time.sleep(0.005)
+        time.sleep(0.03)
         return y
 
     model, x = ready(Plain(), mode), image()
@@ -112,7 +112,7 @@ def test_slow_regions_are_undone(mode, patched_units):
     undone = [e for e in report.entries if e.status == "undone" and e.why == "slower" and e.kind in ("conv", "norm")]
     assert {e.name for e in undone} == {"first.0", "second.0", "first.1", "second.1"}
     for e in undone:
-        assert e.after_ms > 5 > e.before_ms
+        assert e.after_ms > 30 and e.after_ms > e.before_ms
         assert e.error < 1e-4
     calls.clear()
     fast(x)

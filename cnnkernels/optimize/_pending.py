@@ -1,4 +1,4 @@
-"""Modules that wait for the next one, so that neighbours are computed as one unit without anybody knowing the forward around them.
+"""Modules that wait for the next one: neighbours are computed as one unit in a forward that nobody knows.
 
 A convolution that waits returns a ``Pending``, which stands for its result.  The last module of the unit computes all of it at
 once; whatever else looks at a ``Pending`` makes it compute what it stands for, by the modules themselves.  So the values are
@@ -213,7 +213,7 @@ def _unpickled(base: type[Joined], cls: type[nn.Module]) -> nn.Module:
 
 
 def part(module: Joined) -> None:
-    """Makes it an ordinary one again, in place; one from whose class another was derived (by a parametrisation) is that already."""
+    """Makes it an ordinary one again, in place; where a parametrisation derived a class from its class, it is one already."""
     for name in (_RECIPE, _PROGRAM):
         vars(module).pop(name, None)
     if type(module).__bases__[0] in (Waits, Ends):
