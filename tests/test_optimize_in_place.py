@@ -7,7 +7,7 @@ from torch import nn
 
 from cnnkernels.optimize import optimize
 
-from .optimize_oracle import exact, image, ready, relative
+from .optimize_oracle import MODES, exact, image, ready, relative, same_step, swapped
 from .test_optimize_regions import Net, conv_bn
 
 
@@ -56,19 +56,33 @@ IN_PLACE = {
 }
 
 
-@pytest.mark.parametrize("mode", ["infer", "train"])
+def _ready(body, mode):
+    modules = conv_bn(6, 6, padding=1) | {"act": nn.ReLU(inplace=True), "pool": nn.AvgPool2d(1)}
+    return ready(Net(IN_PLACE[body], **modules), mode), image(6)
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("body", IN_PLACE)
 def test_writing_in_place_where_somebody_else_reads(body, mode):
-    modules = conv_bn(6, 6, padding=1) | {"act": nn.ReLU(inplace=True), "pool": nn.AvgPool2d(1)}
-    model, x = ready(Net(IN_PLACE[body], **modules), mode), image(6)
-    if mode == "train" and body == "iadd_of_the_first_of_two_readers":
-        pytest.skip("autograd refuses the model itself")
+    model, x = _ready(body, mode)
     fast, report = optimize(model, x, mode, tune=False)
+    if body == "adds_to_an_alias":  # fx makes a sum of its own of ``+=``
+        assert "its graph computes something else" in report.entries[0].why
+    else:
+        assert fast.runs_program() and swapped(report)
     before = x.clone()
     model.eval(), fast.eval()
     with torch.no_grad():
         assert relative(fast(x), exact(model, x)) < 1e-5, str(report)
     assert torch.equal(x, before)
+
+
+# Autograd refuses the others: the modules need what is overwritten.
+@pytest.mark.parametrize("body", ["adds_to_a_tensor_that_is_read_again", "activates_the_input"])
+def test_training_steps(body):
+    model, x = _ready(body, "train")
+    fast, _ = optimize(model, x, "train", tune=False)
+    same_step(fast, model, x)
 
 
 def test_writing_to_the_argument_reaches_the_caller():
