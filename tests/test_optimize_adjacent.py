@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from cnnkernels.nn import _unit
-from cnnkernels.optimize import optimize, restore
+from cnnkernels.optimize import _adjacent, _choose, api, optimize, restore
+from cnnkernels.optimize._measure import Latencies
 from cnnkernels.optimize._pending import Joined
 
 from .optimize_oracle import exact, image, ready, relative, same_step, swapped
@@ -90,6 +91,22 @@ def test_two_neighbours_are_one_unit(body, units):
     with torch.no_grad():
         assert relative(fast(x), exact(model, x)) < 1e-5
     assert len(units) == 1
+
+
+@pytest.mark.parametrize("slower", [False, True])
+def test_neighbours_are_timed_as_they_are_called(slower, monkeypatch):
+    times = {False: [[2e-3], [1e-3]], True: [[1e-3], [2e-3]]}[slower]
+    monkeypatch.setattr(_adjacent, "interleaved_times", lambda *args, **kwargs: times)
+    monkeypatch.setattr(_choose, "SLOWER", 1e9)  # the unit alone is fast enough
+    model, x = ready(Opaque(_unit_of_three)), image(8)
+    monkeypatch.setattr(api, "latencies", lambda *args: Latencies(2.0, "contiguous", 1.0, False))
+    fast, report = optimize(model, x)
+    assert joined(fast) == ([] if slower else ["conv", "bn", "act"])
+    (entry,) = (e for e in report.entries if e.kind == "conv")
+    assert (entry.status, entry.why) == (("undone", "slower") if slower else ("swapped", ""))
+    assert (entry.before_ms, entry.after_ms) == ((1.0, 2.0) if slower else (2.0, 1.0))
+    with torch.no_grad():
+        assert relative(fast(x), exact(model, x)) < 1e-5
 
 
 def _in_between(m, x):

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnkernels._timing import interleaved_times
 from cnnkernels.nn import _unit
 from cnnkernels.nn.activation import activation_name
-from cnnkernels.optimize._choose import Options, choose
-from cnnkernels.optimize._pending import in_a_row, join
+from cnnkernels.optimize._choose import SLOWER, Options, choose
+from cnnkernels.optimize._measure import in_channels_last, step
+from cnnkernels.optimize._pending import in_a_row, join, part
 from cnnkernels.optimize._trace import CannotTrace
 from cnnkernels.optimize.report import Entry
 
@@ -91,10 +93,28 @@ def join_adjacent(module: nn.Module, path: str, seen: Watched, options: Options)
             choice = choose(in_a_row(modules), (row[0].x,), options)
         except CannotTrace:
             continue
-        for entry in choice.entries:
-            yield replace(entry, name=row[0].path)
-        if any(e.status == "swapped" for e in choice.entries):
+        entries = [replace(entry, name=row[0].path) for entry in choice.entries]
+        if any(e.status == "swapped" for e in entries):
             join(modules, choice.recipe)
+            if options.tune:
+                entries = _timed(entries, modules, row[0].x, options)
+        yield from entries
+
+
+def _timed(entries: list[Entry], modules: Sequence[nn.Module], x: Tensor, options: Options) -> list[Entry]:
+    """With the times of the joined modules as they are called, waiting included; parts them if that is slower."""
+    x = in_channels_last(x) if options.channels_last else x
+    calls = [step(m, (x,), training=False) for m in (in_a_row(modules), nn.Sequential(*modules))]
+    before, after = (1e3 * min(times) for times in interleaved_times(calls, rounds=9, seconds=0.4))
+    slower = after > SLOWER * before
+    if slower:
+        for module in modules:
+            part(module)  # type: ignore[arg-type]
+    status, why = ("undone", "slower") if slower else ("swapped", "")
+    return [
+        replace(e, status=status, why=why, before_ms=before, after_ms=after) if e.status == "swapped" else e
+        for e in entries
+    ]
 
 
 def _rows(module: nn.Module, prefix: str, calls: Sequence[_Call]) -> Iterator[list[_Call]]:
