@@ -107,7 +107,7 @@ def markdown(paths: list[pathlib.Path]) -> Iterator[str]:
     for path in paths:
         content = json.loads(path.read_text())
         rows = [r for r in content["rows"] if "problem" not in r]
-        timed = [r["speedup"] for r in rows if r["speedup"]]
+        timed = [r["speedup"] for r in rows if r["swapped"] and r["speedup"]]
         mode = rows[0]["mode"]
         yield f"### {'Evaluation' if mode == 'infer' else 'Training'}: {len(rows)} models"
         yield ""
@@ -120,9 +120,11 @@ def markdown(paths: list[pathlib.Path]) -> Iterator[str]:
         for r in rows:
             kinds = ", ".join(f"{n} {k}" for k, n in r["swapped"].items()) or "nothing to gain"
             times = (
-                (f"{r['before_ms']:.1f}", f"{r['after_ms']:.1f}", f"{r['speedup']:.2f}x") if r["speedup"] else ("",) * 3
+                (f"{r['before_ms']:.1f}", f"{r['after_ms']:.1f}", f"{r['speedup']:.2f}x")
+                if r["swapped"] and r["speedup"]
+                else ("",) * 3
             )
-            error = f"{r['error']:.0e}" if r["error"] is not None else ""
+            error = f"{r['error']:.0e}" if r["swapped"] and r["error"] is not None else ""
             yield f"| {r['model']} | {kinds} | {' | '.join(times)} | {error} |"
         yield ""
 

@@ -130,7 +130,7 @@ class Branches(nn.Module):
         {"order": 2},
         {"last": lambda y: y},
     ],
-    ids=lambda o: ", ".join(f"{k}={v}" for k, v in o.items() if not callable(v)) or "no activation",
+    ids=lambda o: ", ".join(f"{k}={v}" for k, v in o.items() if not callable(v)) or ("no activation" if o else "three"),
 )
 def test_branches_are_one_convolution(options):
     torch.manual_seed(0)
