@@ -119,13 +119,11 @@ def markdown(paths: list[pathlib.Path]) -> Iterator[str]:
         yield "| --- | --- | --: | --: | --: | --: |"
         for r in rows:
             kinds = ", ".join(f"{n} {k}" for k, n in r["swapped"].items()) or "nothing to gain"
-            times = (
-                (f"{r['before_ms']:.1f}", f"{r['after_ms']:.1f}", f"{r['speedup']:.2f}x")
-                if r["swapped"] and r["speedup"]
-                else ("",) * 3
-            )
-            error = f"{r['error']:.0e}" if r["swapped"] and r["error"] is not None else ""
-            yield f"| {r['model']} | {kinds} | {' | '.join(times)} | {error} |"
+            cells = [""] * 4
+            if r["swapped"]:
+                before, after, gain, error = (r[k] or math.nan for k in ("before_ms", "after_ms", "speedup", "error"))
+                cells = [f"{before:.1f}", f"{after:.1f}", f"{gain:.2f}x", f"{error:.0e}"]
+            yield f"| {r['model']} | {kinds} | {' | '.join(cells)} |"
         yield ""
 
 
