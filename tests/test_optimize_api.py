@@ -131,3 +131,12 @@ def test_integers_beside_the_image():
     with torch.no_grad():
         for args in ((image(), index, True), (image(), index, False), (image(), torch.tensor([0, 1]), True, 3.0)):
             torch.testing.assert_close(fast(*args), model(*args), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_of_this_package_is_left_as_it_is():
+    model, x = cnnkernels.models.create_model("shufflenet_v2_x0_5", num_classes=10).eval(), torch.randn(1, 3, 64, 64)
+    fast, report = cnnkernels.optimize(model, x)
+    assert not report.entries and "by itself" in str(report) and "nothing to gain" in str(report)
+    assert not fast.runs_program() and torch.equal(fast(x), model(x))
+    assert cnnkernels.optimize(fast, x)[0] is fast
+    assert cnnkernels.restore(fast) is model
