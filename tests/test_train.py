@@ -144,6 +144,21 @@ def test_variants(changes, data, tmp_path):
     assert len(moved) > 0.9 * len(list(trainer.model.parameters()))
 
 
+@pytest.mark.parametrize("model", ["yolox_nano", "yolov4_tiny", "yolov5n", "efficientdet_d0"])
+def test_box_weight(model, data, tmp_path):
+    """Twice the weight, twice that term of the loss; 0 is the published one."""
+    boxes = []
+    for weight in (0.0, 1.0, 2.0):
+        settings = dataclasses.replace(QUICK, model=model, size=128, box_weight=weight)
+        trainer = Trainer(settings, *parts(data), tmp_path / str(weight))
+        torch.manual_seed(0)
+        raw = trainer.model.train()(torch.rand(2, 3, 128, 128))
+        boxes.append(float(trainer.loss(raw, [torch.tensor([[0, 30.0, 30, 90, 80]])] * 2)["box"].detach()))
+    published, once, twice = boxes
+    assert published > 0 and twice == pytest.approx(2 * once, rel=1e-5)
+    assert published != pytest.approx(once, rel=1e-3)
+
+
 def test_loss_that_is_no_number(data, tmp_path, capsys):
     command = ["--data", str(data), "--model", "yolox_nano", "--out", str(tmp_path), "--size", "64", "--workers", "0"]
     assert (

@@ -34,6 +34,11 @@ def _count_fused_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 register_optimizer_step_post_hook(_count_fused_step)
 
 
+def are_constants(*tensors: Tensor | None) -> bool:
+    """Whether a float32 kernel without gradients may read them: each is None or a plain float32 tensor that wants none."""
+    return all(t is None or (type(t) is Tensor and t.dtype is torch.float32 and not t.requires_grad) for t in tensors)
+
+
 @dataclass(frozen=True)
 class Folded:
     """What a fused path needs of conv and bn.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cnnkernels import _backend, _op, ops
-from cnnkernels.nn._fold import FoldsBatchNorm
+from cnnkernels.nn._fold import FoldsBatchNorm, are_constants
 from cnnkernels.ops.pointwise_conv_bn_act import POINTWISE_CONV_BN_ACT, pack, packed
 
 
@@ -31,7 +31,7 @@ def suits(x: Tensor, conv: Any, *factors: Tensor | None) -> bool:
         and x.shape[1] == conv.in_channels
         and x.numel() > 0
         and ((x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)) or x.shape[2] * x.shape[3] == 1)
-        and all(t is None or (type(t) is Tensor and t.dtype is torch.float32 and not t.requires_grad) for t in factors)
+        and are_constants(*factors)
         and POINTWISE_CONV_BN_ACT.why_not("cpu", "cpu") is None
     )
 

@@ -28,7 +28,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from cnnkernels import _activation, _backend, _check, _op, ops
 from cnnkernels.nn import _pointwise, _stem, _winograd
-from cnnkernels.nn._fold import TENSORS, FoldsBatchNorm, sources_of
+from cnnkernels.nn._fold import TENSORS, FoldsBatchNorm, are_constants, sources_of
 from cnnkernels.nn.activation import activation_name
 from cnnkernels.nn.conv_same import Conv2dSame
 
@@ -254,7 +254,7 @@ def _one_call(x: Tensor, conv: Any, act: str, added: tuple[Tensor | None, ...]) 
         # Else oneDNN's message says nothing.
         and x.shape[2] + 2 * padding[0] > conv.dilation[0] * (conv.kernel_size[0] - 1)
         and x.shape[3] + 2 * padding[1] > conv.dilation[1] * (conv.kernel_size[1] - 1)
-        and all(t is None or (type(t) is Tensor and t.dtype is torch.float32 and not t.requires_grad) for t in added)
+        and are_constants(*added)
         and torch._C._get_mkldnn_enabled()
         and not _op._dispatcher_is_needed()
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkernels import _activation, _conv, _ext
-from cnnkernels.nn._fold import FoldsBatchNorm
+from cnnkernels.nn._fold import FoldsBatchNorm, are_constants
 from cnnkernels.ops.pointwise_conv_bn_act import pack
 
 _AVAILABLE = _ext.has_kernel("winograd", "cpu")
@@ -39,7 +39,7 @@ def suits(x: Tensor, conv: nn.Conv2d, padding: tuple[int, ...], *added: Tensor |
         and conv.in_channels == x.shape[1]
         and conv.in_channels % _MULTIPLE == conv.out_channels % _MULTIPLE == 0
         and conv.weight.dtype is torch.float32
-        and all(t is None or (type(t) is Tensor and t.dtype is torch.float32 and not t.requires_grad) for t in added)
+        and are_constants(*added)
     ):
         return False
     left, right, top, bottom = _conv.sides(padding)
