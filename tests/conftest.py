@@ -1,6 +1,7 @@
 """A process tests one device: the CPU (Triton interpreted, CUDA sources compiled for the CPU) or a GPU (./dev gpu)."""
 
 import os
+from collections import Counter
 
 DEVICE = os.environ.get("CNNKERNELS_TEST_DEVICE", "cpu")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin make tests crawl on a busy machine
@@ -20,7 +21,27 @@ HAVE_CUDA_HEADERS = build_tree.cuda_include() is not None
 torch.set_num_threads(2)
 
 
+UNITS_PER_FILE = 40
+
+
+def group_for_xdist(items):
+    """Hands the tests of a long file out in runs of neighbours (``-n 2 --dist loadgroup``).
+
+    For each test that ends pytest-xdist counts through everything it ever handed out: one by one, 40,000 tests keep a core
+    busy with that alone.
+    """
+    tests = Counter(item.path for item in items)
+    seen = Counter()
+    for item in items:
+        seen[item.path] += 1
+        if tests[item.path] > UNITS_PER_FILE and item.get_closest_marker("xdist_group") is None:
+            unit = seen[item.path] * UNITS_PER_FILE // tests[item.path]
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{unit}"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
+    group_for_xdist(items)
     have_gpu = torch.cuda.is_available()
     for item in items:
         wants_gpu = item.get_closest_marker("gpu") is not None

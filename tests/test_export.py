@@ -278,7 +278,7 @@ def reloaded(model, example, folder, given):
     return [[y] if isinstance(y, torch.Tensor) else list(y) for y in torch.load(folder / "results.pt")]
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "yolox_nano"])
+@pytest.mark.parametrize("name", OPS)
 def test_package(name, tmp_path):
     given = [images(1, SIZE), images(3, SIZE)]
     for x, got in zip(given, reloaded(network(name), images(2, SIZE), tmp_path, given), strict=True):

@@ -421,25 +421,37 @@ CK_INLINE F32 keep_n(F32 a, int n) {
   for (int i = 0; i < 4; ++i) a.v[i] = i < n ? a.v[i] : 0.f;
   return a;
 }
-template <class T> CK_INLINE void load(F32& r, const T* p) {
-  for (int i = 0; i < 4; ++i) r.v[i] = to_float(p[i]);
+// Four conversions, or four lanes asked for one by one, are long: out of line the kernels compile in a third of the time.
+#define CK_LONG inline __attribute__((noinline))
+CK_INLINE void load(F32& r, const float* p) { std::memcpy(&r.v, p, 16); }
+CK_INLINE void store(float* p, F32 v) { std::memcpy(p, &v.v, 16); }
+template <class T> CK_LONG F32 load_four(const T* p) {
+  return F32::vec{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
 }
-template <class T> CK_INLINE void store(T* p, F32 v) {
+template <class T> CK_INLINE void load(F32& r, const T* p) { r = load_four(p); }
+template <class T> CK_LONG void store(T* p, F32 v) {
   for (int i = 0; i < 4; ++i) p[i] = from_float<T>(v.v[i]);
 }
-template <class T> CK_INLINE void load_n(F32& r, const T* p, int n) {
-  for (int i = 0; i < 4; ++i) r.v[i] = i < n ? to_float(p[i]) : 0.f;
-}
-template <class T> CK_INLINE void store_n(T* p, F32 v, int n) {
-  for (int i = 0; i < n; ++i) p[i] = from_float<T>(v.v[i]);
-}
-template <class T> CK_INLINE void load_m(F32& r, const T* p, F32::Lanes m) {
+template <class T> CK_LONG F32 load_some(const T* p, F32::Lanes m) {
+  F32 r;
   for (int i = 0; i < 4; ++i) r.v[i] = i >= m.begin && i < m.end ? to_float(p[i]) : 0.f;
+  return r;
 }
-template <class T> CK_INLINE void store_m(T* p, F32 v, F32::Lanes m) {
+template <class T> CK_LONG void store_some(T* p, F32 v, F32::Lanes m) {
   for (int i = 0; i < 4; ++i)
     if (i >= m.begin && i < m.end) p[i] = from_float<T>(v.v[i]);
 }
+template <class T> CK_INLINE void load_m(F32& r, const T* p, F32::Lanes m) {
+  if (m.begin <= 0 && m.end >= 4) load(r, p);
+  else r = load_some(p, m);
+}
+template <class T> CK_INLINE void store_m(T* p, F32 v, F32::Lanes m) {
+  if (m.begin <= 0 && m.end >= 4) store(p, v);
+  else store_some(p, v, m);
+}
+template <class T> CK_INLINE void load_n(F32& r, const T* p, int n) { load_m(r, p, {0, n}); }
+template <class T> CK_INLINE void store_n(T* p, F32 v, int n) { store_m(p, v, {0, n}); }
+#undef CK_LONG
 CK_INLINE void merge_pairs(F32& a, F32& b) {
   const F32::vec l = {a.v[0], b.v[0], a.v[1], b.v[1]}, h = {a.v[2], b.v[2], a.v[3], b.v[3]};
   a.v = l, b.v = h;
