@@ -64,12 +64,7 @@ def combinations():
                     # one dtype walks through all layouts, the others through the two that kernels tell apart
                     layouts = [l for l in case.layouts if dtype is torch.float32 or l in ("nchw", "channels_last")]
                     for layout in layouts:
-                        if (
-                            backend == "triton"
-                            and device == "cpu"
-                            and dtype is not torch.float32
-                            and layout != "nchw"
-                        ):
+                        if backend == "triton" and device == "cpu" and dtype is not torch.float32 and layout != "nchw":
                             continue  # the interpreter is slow, and the layout branch is dtype-blind
                         ident = f"{device}-{case.op}-{case.id}-{backend}-{name_of(dtype)}-{layout}"
                         yield pytest.param(device, case, backend, dtype, layout, id=ident, marks=marks)
