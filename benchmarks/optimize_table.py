@@ -97,9 +97,13 @@ def measure(path: pathlib.Path, mode: str, only: str, tune: bool) -> None:
         write_whole(path, (json.dumps(done, indent=1) + "\n").encode())
         print(
             name,
-            made.get("problem") or f"{made['speedup'] or math.nan:.2f}x, error {made['error'] or math.nan:.1e}",
+            made.get("problem") or f"{_or_nan(made['speedup']):.2f}x, error {_or_nan(made['error']):.1e}",
             flush=True,
         )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def markdown(paths: list[pathlib.Path]) -> Iterator[str]:
@@ -121,7 +125,7 @@ def markdown(paths: list[pathlib.Path]) -> Iterator[str]:
             kinds = ", ".join(f"{n} {k}" for k, n in r["swapped"].items()) or "nothing to gain"
             cells = [""] * 4
             if r["swapped"]:
-                before, after, gain, error = (r[k] or math.nan for k in ("before_ms", "after_ms", "speedup", "error"))
+                before, after, gain, error = (_or_nan(r[k]) for k in ("before_ms", "after_ms", "speedup", "error"))
                 cells = [f"{before:.1f}", f"{after:.1f}", f"{gain:.2f}x", f"{error:.0e}"]
             yield f"| {r['model']} | {kinds} | {' | '.join(cells)} |"
         yield ""

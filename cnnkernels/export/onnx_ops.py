@@ -245,6 +245,8 @@ def detection_candidates(predictions: Any, score_threshold: float, max_candidate
     per_row = number_of_classes if multi_label else 1
     if not multi_label:
         labels = op.ArgMax(classes, axis=2, keepdims=0, select_last_index=0)
+        # NaN if one of them is, which runtimes' maxima may pass over.
+        objectness = op.Add(objectness, op.Mul(op.ReduceSum(classes, _ints(2), keepdims=1), _number(0.0, p)))
         classes = op.ReduceMax(classes, _ints(2), keepdims=1)
     products = op.Mul(objectness, classes)  # [N, A, per_row]
     passes = op.And(op.Greater(products, threshold), op.Greater(objectness, threshold))

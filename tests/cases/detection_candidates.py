@@ -12,6 +12,13 @@ def predictions(n: int, rows: int, classes: int):
     return torch.cat((box, scores), 2)
 
 
+def with_nan(p):
+    """In every fourth row, each time in another column of what is compared."""
+    rows = torch.arange(0, p.shape[1], 4)
+    p[:, rows, 4 + rows // 4 % (p.shape[2] - 4)] = float("nan")
+    return p
+
+
 def _case(n, rows, classes, threshold, most, multi_label=False):
     return lambda: (predictions(n, rows, classes), threshold, most, multi_label)
 
@@ -31,6 +38,8 @@ CASES = [
         "multi-label": _case(2, 60, 7, 0.3, 500, True),
         "multi-label-too-many": _case(2, 60, 7, 0.3, 31, True),
         "one-class": _case(1, 40, 1, 0.0, 40),
+        "nan": lambda: (with_nan(predictions(2, 120, 5)), 0.1, 128, False),
+        "nan-multi-label": lambda: (with_nan(predictions(2, 120, 5)), 0.1, 600, True),
         "none-pass": _case(2, 40, 3, 1.0, 8),
         "no-room": _case(2, 40, 3, 0.1, 0),
         "no-rows": _case(2, 0, 3, 0.1, 4),
