@@ -1,9 +1,9 @@
 """``cnnkernels.optimize`` on every classification model of torchvision and many of timm: what it swaps, its error, its gain.
 
-    python -m benchmarks.optimize_table OUT.json [--mode infer|train] [--only PATTERN] [--no-tune] [--threads N]
+    python -m benchmarks.optimize_table OUT.json [--mode infer|train] [--only PATTERN] [--no-tune] [--threads N] [--size N]
     python -m benchmarks.optimize_table --markdown OUT.json ...      # tables for docs/optimize.md
 
-One row a model, random weights, one image of 224 pixels (two in training); a file that is there already is gone on with.
+One row a model, random weights, one image of 224 pixels (two in training) or ``--size``; a file that is there already is gone on with.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def names() -> list[str]:
     return sorted(all_names, key=lambda n: n.endswith(LARGE))
 
 
-def row(name: str, mode: str, tune: bool) -> dict[str, Any]:
+def row(name: str, mode: str, tune: bool, usual: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = load(name)
-    size = next((s for prefix, s in SIZES.items() if name.partition(":")[2].startswith(prefix)), 224)
+    size = next((s for prefix, s in SIZES.items() if name.partition(":")[2].startswith(prefix)), usual)
     calibrate(model, size)
     x = torch.randn(2 if mode == "train" else 1, 3, size, size)
     start = time.monotonic()
@@ -65,7 +65,7 @@ def row(name: str, mode: str, tune: bool) -> dict[str, Any]:
         for k in ("error", "before_ms", "before_layout", "after_ms", "before_bytes", "after_bytes")
     }
     return {
-        "model": name, "mode": mode, "swapped": kinds, "undone": undone, **facts, "speedup": report.speedup,
+        "model": name, "mode": mode, "size": size, "swapped": kinds, "undone": undone, **facts, "speedup": report.speedup,
         "notes": report.notes, "seconds": time.monotonic() - start,
     }  # fmt: skip
 
@@ -82,14 +82,14 @@ def calibrate(model: nn.Module, size: int) -> None:
         m.momentum = momentum
 
 
-def measure(path: pathlib.Path, mode: str, only: str, tune: bool) -> None:
+def measure(path: pathlib.Path, mode: str, only: str, tune: bool, size: int) -> None:
     done = json.loads(path.read_text()) if path.is_file() else {"conditions": {}, "rows": []}
     known = {r["model"] for r in done["rows"]}
     for name in names():
         if name in known or not fnmatch.fnmatch(name, only):
             continue
         try:
-            made = row(name, mode, tune)
+            made = row(name, mode, tune, size)
         except (RuntimeError, ValueError, MemoryError) as error:  # a model that does not take such images
             made = {"model": name, "mode": mode, "problem": f"{type(error).__name__}: {error}".split("\n")[0]}
         done["rows"].append(made)
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--only", default="*")
     parser.add_argument("--no-tune", action="store_true", help="nothing is undone for being slower; the whole is timed")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--size", type=int, default=224, help="of the images, but for networks that need theirs")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     if options.markdown:
@@ -145,7 +146,7 @@ def main() -> None:
         return
     if options.threads:
         torch.set_num_threads(options.threads)
-    measure(options.files[0], options.mode, options.only, not options.no_tune)
+    measure(options.files[0], options.mode, options.only, not options.no_tune, options.size)
 
 
 if __name__ == "__main__":
