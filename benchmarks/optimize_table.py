@@ -3,7 +3,8 @@
     python -m benchmarks.optimize_table OUT.json [--mode infer|train] [--only PATTERN] [--no-tune] [--threads N] [--size N]
     python -m benchmarks.optimize_table --markdown OUT.json ...      # tables for docs/optimize.md
 
-One row a model, random weights, one image of 224 pixels (two in training) or ``--size``; a file that is there already is gone on with.
+One row a model, random weights, one image of 224 pixels (two in training) or ``--size``; goes on with a file
+that is there already.
 """
 
 from __future__ import annotations
