@@ -240,11 +240,16 @@ def test_gradcheck(case):
     assert runs and all(r.backend == "cpu" for r in runs)
 
 
-@pytest.mark.parametrize("layout", ["nchw", "channels_last", "permuted", "sliced"])
-@pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.op}-{c.id}")
+@pytest.mark.parametrize(
+    ("case", "layout"),
+    [
+        pytest.param(c, layout, id=f"{c.op}-{c.id}-{layout}")
+        for c in SMALL
+        for layout in c.layouts
+        if layout in ("nchw", "channels_last") or (layout in ("permuted", "sliced") and c is most_layouts(c.op))
+    ],
+)
 def test_opcheck(case, layout):
-    if layout not in case.layouts:
-        pytest.skip("the case has no such layout")
     args = case.build(torch.float32, layout)
     if differentiable(case):
         args = [

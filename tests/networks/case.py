@@ -26,7 +26,7 @@ class Case:
     ops: frozenset[str] = frozenset()
     """Ops that must run on the cpu backend in that step."""
     like: str = ""
-    """A network of the same code with other numbers; the training step of this one, a slow one, then runs only with
+    """A network of the same code with other numbers; the training step of this one, and the published size, then run only with
     CNNKERNELS_TEST_NETWORKS=all."""
     by_order: bool = False
     """The other network's tensors have other keys: match them in order of definition."""
