@@ -1,13 +1,15 @@
 """Mode "train": the losses, gradients and statistics of the network's own modules, step after step."""
 
 import copy
+import time
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cnnkernels.optimize import optimize
+from cnnkernels.optimize import _choose, api, optimize
+from cnnkernels.optimize._measure import Latencies, trains_faster_in_channels_last
 
 from .optimize_oracle import Small, called, image, needs_torchvision, ready, relative, same_step, swapped, torchvision
 
@@ -169,3 +171,42 @@ def test_step_of_a_network(name):
     same_step(fast_wide, wide, x.double(), 1e-7)
     with torch.no_grad():
         assert relative(fast(x), model(x)) < 1e-3
+
+
+class Slower(nn.Module):
+    """A module that takes its time in one layout."""
+
+    def __init__(self, layout):
+        super().__init__()
+        self.layout, self.weight = layout, nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        if x.is_contiguous(memory_format=self.layout):
+            time.sleep(0.01)
+        return x * self.weight
+
+
+@pytest.mark.parametrize("slow", [torch.contiguous_format, torch.channels_last])
+def test_layout_that_trains_faster(slow):
+    model = Slower(slow)
+    assert trains_faster_in_channels_last(model, (image(),)) == (slow is torch.contiguous_format)
+    assert model.weight.grad is None
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_training_goes_on_in_the_layout_of_the_network(faster, monkeypatch):
+    """Unless somebody asks for another one, or for no measurement."""
+    monkeypatch.setattr(api, "trains_faster_in_channels_last", lambda *args: faster)
+    monkeypatch.setattr(api, "latencies", lambda *args: Latencies(3.0, "contiguous", 1.5, False))
+    monkeypatch.setattr(_choose._Judge, "_times", lambda *args: (2.0, 1.0))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    for options, channels_last in (
+        ({}, faster),
+        ({"memory_format": torch.channels_last}, True),
+        ({"memory_format": torch.contiguous_format}, False),
+        ({"tune": False}, True),
+    ):
+        fast, report = optimize(copy.deepcopy(model), image(), "train", **options)
+        assert swapped(report) == {"conv": 1}
+        assert fast(image()).is_contiguous(memory_format=torch.channels_last) == channels_last
+        assert any("images stay in their layout" in n for n in report.notes) == (not options and not faster)

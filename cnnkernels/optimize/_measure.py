@@ -65,20 +65,29 @@ def latencies(
     model: nn.Module, fast: nn.Module, args: Sequence[Any], training: bool, rounds: int = 15, seconds: float = 4.0
 ) -> Latencies:
     """Statistics of BatchNorms are not touched: in training copies run."""
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if training:
-        model, fast = copy.deepcopy(model), copy.deepcopy(fast)
-    calls = [
-        step(model, args, training),
-        step(last, [in_channels_last(a) for a in args], training),
-        step(fast, args, training),
-    ]
+    ours_step = step(copy.deepcopy(fast) if training else fast, args, training)
+    calls = [*_in_both_layouts(model, args, training), ours_step]
     with torch.random.fork_rng(devices=[]):
         times = interleaved_times(calls, rounds, seconds)
     plain, other, ours = (1e3 * statistics.median(t) for t in times)
     layout = "channels_last" if other < plain else "contiguous"
     before = min(plain, other)
     return Latencies(before, layout, ours, min(times[2]) > min(map(min, times[:2])) or ours > 1.05 * before)
+
+
+def _in_both_layouts(model: nn.Module, args: Sequence[Any], training: bool) -> list[Callable[[], Any]]:
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return [
+        step(copy.deepcopy(model) if training else model, args, training),
+        step(last, [in_channels_last(a) for a in args], training),
+    ]
+
+
+def trains_faster_in_channels_last(model: nn.Module, args: Sequence[Any]) -> bool:
+    """Whether steps of training take less time in that layout than on the arguments as they are."""
+    with torch.random.fork_rng(devices=[]):
+        plain, last = interleaved_times(_in_both_layouts(model, args, True), rounds=5, seconds=2.0)
+    return min(last) < min(plain)
 
 
 def kept_bytes(model: nn.Module, args: Sequence[Any]) -> int:

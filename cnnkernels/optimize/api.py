@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,13 @@ from torch import Tensor, nn
 
 from cnnkernels.optimize._choose import Options
 from cnnkernels.optimize._compare import Differs, attempt, distance, tolerance, without_dropout
-from cnnkernels.optimize._measure import in_channels_last, kept_bytes, latencies, written_bytes
+from cnnkernels.optimize._measure import (
+    in_channels_last,
+    kept_bytes,
+    latencies,
+    trains_faster_in_channels_last,
+    written_bytes,
+)
 from cnnkernels.optimize._parts import prepare
 from cnnkernels.optimize._undisturbed import copied, undisturbed
 from cnnkernels.optimize.model import Optimized, State, attach, twin_of
@@ -41,8 +48,9 @@ def optimize(
         when parameters change; results have no gradient history unless an argument asks for one.
         "train": forward and backward passes as well as evaluation, with the gradients and statistics of the modules.
     dtype: of a copy of the model; its parameters are then no longer shared.  Arguments must have it, too.
-    memory_format: in which images are computed: torch.channels_last (also for None: convolutions are faster so, and one
-        conversion at the entry is all) or torch.contiguous_format (as they come).
+    memory_format: in which images are computed: torch.channels_last (one conversion at the entry) or torch.contiguous_format
+        (as they come).  None: channels_last, in which convolutions are faster; but in training with ``tune`` the layout in
+        which the network's own modules are faster.
     verify: every region, and the whole, is compared with the network's own modules on the example; what differs by more than
         rounding is undone.
     tune: every region is timed beside its modules; what is slower is undone, and if the whole gains nothing, everything.
@@ -66,6 +74,11 @@ def optimize(
             state = State({})
             report.notes.append("a network of this package: it runs on the fused ops by itself")
         else:
+            if training and tune and memory_format is None and not trains_faster_in_channels_last(plain, args):
+                options = replace(options, channels_last=False)
+                report.notes.append(
+                    "images stay in their layout: the network's own modules train faster so than in channels_last"
+                )
             state = prepare(twin, args, options, report)
         if dtype is None:
             state.original = (model,)
