@@ -65,11 +65,12 @@ template <class T>
 void add_planes(const UpsampleAddArgs& a) {
   const NearestAxis &rows = a.shape.rows, &columns = a.shape.columns;
   const bool doubled = doubles(columns);
-  const std::vector<int> source = doubled ? std::vector<int>() : sources(columns);
+  const std::vector<int> source = doubled ? std::vector<int>() : sources(columns), source_row = sources(rows);
   parallel(a.pool, a.shape.N * a.shape.C * rows.to, row_grain(columns.to), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t plane = t / rows.to, row = rows.source(static_cast<int>(t - plane * rows.to));
-      const T* const x = static_cast<const T*>(a.x) + (plane * rows.from + row) * columns.from;
+    int64_t plane = begin / rows.to, i = begin % rows.to;  // rows may be so short that a division takes as long
+    for (int64_t t = begin; t < end; ++t, ++i) {
+      if (i == rows.to) i = 0, ++plane;
+      const T* const x = static_cast<const T*>(a.x) + (plane * rows.from + source_row[i]) * columns.from;
       const T* const y = static_cast<const T*>(a.y) + t * columns.to;
       T* const out = static_cast<T*>(a.out) + t * columns.to;
       if (doubled) add_doubled(x, y, out, columns.to);
@@ -137,8 +138,10 @@ void sum_planes(const UpsampleAddBackwardArgs& a) {
   const bool doubled = doubles(columns);
   const std::vector<int> first_row = firsts(rows), first = firsts(columns);
   parallel(a.pool, a.shape.N * a.shape.C * rows.from, row_grain(4 * columns.from), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t plane = t / rows.from, row = t - plane * rows.from, count = first_row[row + 1] - first_row[row];
+    int64_t plane = begin / rows.from, row = begin % rows.from;
+    for (int64_t t = begin; t < end; ++t, ++row) {
+      if (row == rows.from) row = 0, ++plane;
+      const int64_t count = first_row[row + 1] - first_row[row];
       const T* const grad = static_cast<const T*>(a.grad) + (plane * rows.to + first_row[row]) * columns.to;
       T* const dx = static_cast<T*>(a.dx) + t * columns.from;
       if (doubled) sum_doubled(grad, count, columns, dx);
