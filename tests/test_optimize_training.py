@@ -210,3 +210,15 @@ def test_training_goes_on_in_the_layout_of_the_network(faster, monkeypatch):
         assert swapped(report) == {"conv": 1}
         assert fast(image()).is_contiguous(memory_format=torch.channels_last) == channels_last
         assert any("images stay in their layout" in n for n in report.notes) == (not options and not faster)
+
+
+@pytest.mark.parametrize("tune", [True, False])
+def test_layout_in_which_pytorch_overruns_memory_is_not_tried(tune):
+    """torch 2.13: the gradient of a strided 1x1 convolution of 3 channels, as RepVGG and MobileOne begin with."""
+    model = nn.Sequential(nn.Conv2d(3, 48, 1, 2, bias=False), nn.BatchNorm2d(48), nn.ReLU())
+    fast, report = optimize(copy.deepcopy(model), image(), "train", tune=tune)
+    assert "images stay in their layout: in channels_last PyTorch's gradient" in str(report.notes)
+    same_step(fast, model, image())
+    with pytest.raises(ValueError, match="overruns its memory; leave memory_format out"):
+        optimize(model, image(), "train", memory_format=torch.channels_last)
+    optimize(model.eval(), image(), memory_format=torch.channels_last, tune=False)

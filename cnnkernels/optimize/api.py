@@ -16,6 +16,7 @@ from cnnkernels.optimize._measure import (
     in_channels_last,
     kept_bytes,
     latencies,
+    overruns_in_channels_last,
     trains_faster_in_channels_last,
     written_bytes,
 )
@@ -74,11 +75,9 @@ def optimize(
             state = State({})
             report.notes.append("a network of this package: it runs on the fused ops by itself")
         else:
-            if training and tune and memory_format is None and not trains_faster_in_channels_last(plain, args):
+            if training and options.channels_last and (why := _better_left(plain, args, memory_format, tune)):
                 options = replace(options, channels_last=False)
-                report.notes.append(
-                    "images stay in their layout: the network's own modules train faster so than in channels_last"
-                )
+                report.notes.append(f"images stay in their layout: {why}")
             state = prepare(twin, args, options, report)
         if dtype is None:
             state.original = (model,)
@@ -128,6 +127,17 @@ def _channels_last(memory_format: torch.memory_format | None, args: Sequence[Any
             f"optimize: memory_format must be channels_last, contiguous_format or None, got {memory_format}"
         )
     return memory_format is not torch.contiguous_format
+
+
+def _better_left(model: nn.Module, args: Sequence[Any], asked: torch.memory_format | None, tune: bool) -> str:
+    """Why training should not be in channels_last, if so."""
+    if overruns_in_channels_last(model, args):
+        why = "in channels_last PyTorch's gradient of a strided 1x1 convolution of fewer than 8 channels overruns its memory"
+        if asked is not None:
+            raise ValueError(f"optimize: {why}; leave memory_format out")
+        return why
+    slower = tune and asked is None and not trains_faster_in_channels_last(model, args)
+    return "the network's own modules train faster so" if slower else ""
 
 
 def _judge_whole(fast: nn.Module, model: nn.Module, args: Sequence[Any], options: Options, report: Report) -> None:
