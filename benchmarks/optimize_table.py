@@ -66,8 +66,8 @@ def row(name: str, mode: str, tune: bool, usual: int) -> dict[str, Any]:
         for k in ("error", "before_ms", "before_layout", "after_ms", "before_bytes", "after_bytes")
     }
     return {
-        "model": name, "mode": mode, "size": size, "swapped": kinds, "undone": undone, **facts, "speedup": report.speedup,
-        "notes": report.notes, "seconds": time.monotonic() - start,
+        "model": name, "mode": mode, "size": size, "tuned": tune, "swapped": kinds, "undone": undone, **facts,
+        "speedup": report.speedup, "notes": report.notes, "seconds": time.monotonic() - start,
     }  # fmt: skip
 
 

@@ -10,6 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+OVERRUNS_BELOW = 8
+"""Of fewer input channels in channels_last, oneDNN (torch 2.13, CPU) writes past the gradient of a strided 1x1 convolution's
+weight: "free(): invalid next size".  NCHW takes another kernel.
+"""
+
 
 def is_channels_last(x: Tensor) -> bool:
     if x.dim() != 4 or x.is_contiguous():

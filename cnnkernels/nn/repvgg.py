@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from cnnkernels import _layout
 from cnnkernels.nn import _unit
 from cnnkernels.nn._block import FusedBlock
 from cnnkernels.nn._fold import scale_and_shift, scaled_weight, sources_of
@@ -80,9 +81,8 @@ class RepVGGBlock(FusedBlock):
             merged = self._kept_merged()
         if merged is not None:
             return _unit.run(self, "merged", x, merged, None, self.nonlinearity)
-        # Of fewer than 8 channels in channels_last, oneDNN (torch 2.13, AVX2) writes past the gradient of a strided 1x1
-        # convolution's weight: "free(): invalid next size".  NCHW takes another kernel.
-        y = self.rbr_dense(x) + self.rbr_1x1(x.contiguous() if x.is_cpu and x.shape[1] < 8 else x)
+        narrow = x.is_cpu and x.shape[1] < _layout.OVERRUNS_BELOW
+        y = self.rbr_dense(x) + self.rbr_1x1(x.contiguous() if narrow else x)
         if self.rbr_identity is not None:
             y += self.fused(x, None, "rbr_identity")
         return self.nonlinearity(y)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from cnnkernels._layout import OVERRUNS_BELOW
 from cnnkernels._timing import interleaved_times
 from cnnkernels.optimize._compare import leaves
 
@@ -92,13 +93,14 @@ def trains_faster_in_channels_last(model: nn.Module, args: Sequence[Any]) -> boo
 
 
 def overruns_in_channels_last(model: nn.Module, args: Sequence[Any]) -> bool:
-    """Whether PyTorch's own backward pass would write past a gradient (oneDNN in torch 2.13): that of a strided 1x1
-    convolution of fewer than 8 channels, such as the first of RepVGG and MobileOne.
-    """
-    return any(isinstance(a, Tensor) and a.is_cpu for a in args) and any(
-        isinstance(m, nn.Conv2d) and m.groups == 1 and m.in_channels < 8 and set(m.kernel_size) == {1} != set(m.stride)
-        for m in model.modules()
-    )
+    """Whether PyTorch's own backward pass would write past a gradient: RepVGG's and MobileOne's, of their first 1x1."""
+
+    def overruns(m: nn.Module) -> bool:
+        if not isinstance(m, nn.Conv2d):
+            return False
+        return m.groups == 1 and m.in_channels < OVERRUNS_BELOW and set(m.kernel_size) == {1} != set(m.stride)
+
+    return any(isinstance(a, Tensor) and a.is_cpu for a in args) and any(map(overruns, model.modules()))
 
 
 def kept_bytes(model: nn.Module, args: Sequence[Any]) -> int:
