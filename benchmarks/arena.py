@@ -19,7 +19,7 @@ BATCHES = (1, 8) if DEVICE == "cpu" else (1, 32, 128) if FULL else (1, 128)
 DTYPES = (torch.float32,) if DEVICE == "cpu" else (torch.float16,)
 if FULL:
     DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-OURS = ("cpu",) if DEVICE == "cpu" else ("cuda", "triton")
+OURS = tuple(os.environ.get("CNNKERNELS_BENCH_BACKENDS", "cpu" if DEVICE == "cpu" else "cuda,triton").split(","))
 
 # Relative to the largest magnitude of the expected output, which eager computes in the same dtype.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}

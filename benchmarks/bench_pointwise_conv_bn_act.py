@@ -15,7 +15,15 @@ from .arena import BATCHES, DEVICE, DTYPES, FULL, OURS, Group
 from .rivals import ACTS, FORMATS, batch_norm, compiled, eager_calls, fold, no_grad, on_backend
 from .shapes import POINTWISE, Pointwise
 
-CONTENDERS = [*(f"ours {b}" for b in OURS), "eager channels_last", "eager nchw", "folded by hand", "compile", "copy"]
+CONTENDERS = [
+    *(f"ours {b}" for b in OURS),
+    "eager channels_last",
+    "eager nchw",
+    "folded by hand",
+    "conv + bn_act",
+    "compile",
+    "copy",
+]
 SPECS = [(s, b, d, l) for s in POINTWISE for b in BATCHES for d in DTYPES for l in FORMATS]
 
 
@@ -58,6 +66,14 @@ def build(spec) -> Group:
         return y if residual is None else y.add_(residual)
 
     calls["folded by hand"] = no_grad(by_hand)
+    if DEVICE == "cuda":  # what cnnkernels.nn runs where it does not run the op
+        own = weight.contiguous(memory_format=FORMATS[layout])
+
+        def two_passes() -> Tensor:
+            u = F.conv2d(mine if module.gate is None else mine * module.gate, own)
+            return ops.bn_act(u, scale, shift, act=shape.act, residual=residual)
+
+        calls["conv + bn_act"] = no_grad(two_passes)
     if FULL:
         calls["compile"] = compiled(copy.deepcopy(module).to(memory_format=FORMATS[layout]), mine)
     elements = batch * shape.size**2 * (shape.c_in + shape.c_out * (2 if shape.shortcut else 1))

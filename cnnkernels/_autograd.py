@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnkernels._tf32 import without_tf32
+
 
 def eager_function(
     name: str, run: Callable[..., Any], save: Callable[..., None], backward: Callable[..., Any]
@@ -43,7 +45,7 @@ def reference_backward(reference: Callable[..., Any]) -> Callable[..., tuple[Any
         saved = iter(ctx.saved_tensors)
         inputs = [next(saved) if t else other for t, other in zip(ctx.is_tensor, ctx.others, strict=True)]
         wanted = [t and n for t, n in zip(ctx.is_tensor, ctx.needs_input_grad, strict=True)]
-        with torch.enable_grad():
+        with torch.enable_grad(), without_tf32():
             # A fresh view of each input: differentiating to it gives this op's own gradient, not that of its producers.
             views = [a.view_as(a) if w else a for a, w in zip(inputs, wanted, strict=True)]
             outputs = reference(*views)

@@ -30,6 +30,9 @@ native_ops = torch.ops.cnnkernels_native
 direct_ops = getattr(module, "direct", None) or native_ops
 """The same ops for plain CPU tensors, past the dispatcher, where this PyTorch can hand tensors over that way."""
 
+direct_cuda_ops = getattr(getattr(module, "direct", None), "cuda", None)
+"""The same for plain CUDA tensors; None where it cannot be."""
+
 
 def has_kernel(native: str, device_type: str, namespace: str = "cnnkernels_native") -> bool:
     """Whether there is a kernel of this native op for this device type ("cpu" or "cuda")."""

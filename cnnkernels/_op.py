@@ -7,9 +7,9 @@ kernel, gradient, native (C++/CUDA) and Triton backends, autocast rule and FLOP 
 A call goes: check -> choose a backend -> run it.  ``torch.ops`` and the public functions share that path, so both raise
 the same errors before any kernel runs.  The backend is the one asked for, else the one measured to be the fastest for
 such arguments (``cnnkernels.choice``), else the device's default.  When nothing needs PyTorch's dispatcher (no gradient,
-autocast, tracing, mode or tensor subclass), calling the ``Op`` on CPU tensors goes straight to the kernel
-(csrc/torch/direct.h); what the kernel refuses takes the long way, which either explains the refusal or converts the
-arguments first.
+autocast, tracing, mode or tensor subclass), calling the ``Op`` on tensors of one device goes straight to its C++ or CUDA
+kernel (csrc/torch/direct.h); what the kernel refuses takes the long way, which either explains the refusal or converts
+the arguments first.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Op:
         Names of the native ops it calls, to know whether the build has them.
     direct
         ``direct(ops, *args)``: as ``native``, without converting anything: tensors are dense and parameters in the dtype
-        the kernels take.  The CPU kernel refuses whatever ``check`` refuses and whatever it cannot read, so plain calls on
-        CPU tensors try this first, without ``check``; that is worth 3 to 5 us a call.
+        the kernels take.  The kernels refuse whatever ``check`` refuses and whatever they cannot read, so plain calls
+        try this first, without ``check``; that is worth 3 to 5 us a call.
     eager
         What stands for ``reference`` where speed decides: PyTorch's quickest form that is as exact as the kernels.
     triton
@@ -125,6 +125,7 @@ class Op:
         self._available: dict[tuple[str, str], str | None] = {}
         self._cpu_ready: bool | None = None
         self._cpu_chooser: Chooser | None = None
+        self._cuda_ready: dict[torch.device, bool] = {}
         self._choosers: dict[torch.device, Chooser | None] = {}
 
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
@@ -144,12 +145,14 @@ class Op:
         torch.library.register_fake(f"cnnkernels::{name}", checked_fake, lib=LIBRARY)
         self._eager: type[torch.autograd.Function] | None = None
         self._eager_on_cpu: type[torch.autograd.Function] | None = None
+        self._eager_on_cuda: type[torch.autograd.Function] | None = None
         if differentiable:
             save = save if backward and save else _autograd.save_inputs
             backward = backward or _autograd.reference_backward(reference)
             torch.library.register_autograd(f"cnnkernels::{name}", backward, setup_context=save, lib=LIBRARY)
             self._eager = _autograd.eager_function(name, self._run, save, backward)
             self._eager_on_cpu = _autograd.eager_function(name, self._run_on_cpu, save, backward)
+            self._eager_on_cuda = _autograd.eager_function(name, self._run_on_cuda, save, backward)
         if autocast:
             for device_type in ("cpu", "cuda"):
                 key = f"Autocast{device_type.upper()}"
@@ -177,13 +180,16 @@ class Op:
                 return self.overload(*args)
         if _FORWARD_AD._current_level >= 0 and self._eager is not None:
             return self._eager.apply(*args)  # raises for an input with a tangent, which the dispatcher would drop
-        straight = on_cpu and _backend.STATE.plain and self._cpu_is_ready()
-        chooser = self._cpu_chooser
-        if straight and chooser is not None:
-            straight = chooser(args) == "cpu"
-        if needs_grad and self._eager is not None and torch.is_grad_enabled():
-            return (self._eager_on_cpu if straight else self._eager).apply(*args)  # type: ignore[union-attr]
-        return self._run_on_cpu(*args) if straight else self._run(*args)
+        run, function = self._run, self._eager
+        if _backend.STATE.plain:
+            if on_cpu:
+                if self._cpu_is_ready() and (self._cpu_chooser is None or self._cpu_chooser(args) == "cpu"):
+                    run, function = self._run_on_cpu, self._eager_on_cpu
+            elif self.direct is not None and self._goes_straight_on_cuda(args):
+                run, function = self._run_on_cuda, self._eager_on_cuda
+        if needs_grad and function is not None and torch.is_grad_enabled():
+            return function.apply(*args)
+        return run(*args)
 
     def _fill(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The dispatcher leaves out trailing arguments that equal their default; put them back."""
@@ -218,6 +224,29 @@ class Op:
             self._cpu_ready = self.unsupported is None and self.default_backend("cpu") == "cpu"
             self._cpu_chooser = self._chooser(_CPU)
         return self._cpu_ready
+
+    def _goes_straight_on_cuda(self, args: tuple[Any, ...]) -> bool:
+        """Whether all tensors are on one GPU, whose answer for them is the ``cuda`` backend."""
+        device: torch.device = args[0].device
+        if device.type != "cuda":
+            return False
+        for i in self._tensors:
+            a = args[i]
+            if a is not None and not (isinstance(a, Tensor) and a.device == device):
+                return False
+        ready = self._cuda_ready.get(device)
+        if ready is None:
+            there = _ext.direct_cuda_ops is not None and self.unsupported is None
+            ready = self._cuda_ready[device] = there and self.default_backend("cuda") == "cuda"
+        chooser = self._chooser(device) if ready else None
+        return ready and (chooser is None or chooser(args) == "cuda")
+
+    def _run_on_cuda(self, *args: Any) -> Any:
+        """Plain tensors of one GPU, the ``cuda`` backend, nobody recording."""
+        try:
+            return self.direct(_ext.direct_cuda_ops, *args)  # type: ignore[misc]
+        except Exception:
+            return self._run(*args)  # converts, explains, or fails again
 
     def _run_on(self, backend: str, args: tuple[Any, ...], chosen: bool = False) -> Any:
         """chosen: the backend was measured to be the fastest, and ``reference`` then means PyTorch's quickest form."""
@@ -268,6 +297,7 @@ class Op:
     def forget_choices(self) -> None:
         self._choosers.clear()
         self._cpu_ready = self._cpu_chooser = None
+        self._cuda_ready.clear()
 
     def candidates(self, args: tuple[Any, ...]) -> dict[str, Callable[[], Any]]:
         """Every backend that can run these arguments, as a call without checks and records."""

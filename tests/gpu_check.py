@@ -1,9 +1,9 @@
 """All that a machine with a GPU can tell: `./dev gpu`, or `python -m tests.gpu_check`, in under 9 minutes, or in what
 `--seconds` gives it.
 
-Builds the extension, captures every op in a CUDA graph and runs the contract table with device=cuda, compute-sanitizer
-(if it is installed) on small cases, and the benchmarks; writes benchmarks/results/gpu-<name>-<date>/: check.json,
-check.txt, a log per step, and what the benchmarks write.
+Builds the extension, captures every op and four networks in CUDA graphs, runs the contract table with device=cuda,
+compute-sanitizer (if it is installed) on small cases, and the benchmarks; writes benchmarks/results/gpu-<name>-<date>/:
+check.json, check.txt, a log per step, and what the benchmarks write.
 Each step has a time limit and none runs beyond the whole's; what a limit cuts short is reported as that.
 Exit status: 0 all passed, 1 something failed or the contract table was cut short, 2 no GPU.
 """
@@ -163,7 +163,7 @@ def check(folder: pathlib.Path, whole: float = WHOLE_S, steps_wanted: Sequence[s
     if steps[0].status in ("passed", "not asked for"):
         pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         report = folder / "contract.xml"
-        files = ["tests/test_cuda_graphs.py", "tests/test_contract.py"]
+        files = ["tests/test_cuda_graphs.py", "tests/test_on_gpu.py", "tests/test_contract.py"]
         rows = ["-m", "gpu", *files, "--tb=short", *workers(), f"--junitxml={report}"]
         step("contract", [*pytest, *rows], CONTRACT_S, keep=BENCH_S, CNNKERNELS_TEST_DEVICE="cuda")
         sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")

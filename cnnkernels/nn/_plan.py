@@ -83,7 +83,7 @@ def snapshot_of(modules: Iterable[Any]) -> Any:
             seen.item(attributes, name)
             seen.items(attributes[name])
             for t in attributes[name].values():
-                if isinstance(t, Tensor) and t.dtype is torch.float32:
+                if isinstance(t, Tensor) and t.is_floating_point():
                     seen.tensor(t)
     return seen
 

@@ -4,11 +4,13 @@
 path              when                                                what runs
 ================  ==================================================  ==================================================
 train-fused       BatchNorm uses batch statistics                     ``dwconv_bn_act_train``; conv + ``bn_act_train``
-folded            BatchNorm uses its running statistics               ``dwconv_bn_act``, or conv + ``bn_act``, or (on a
-                                                                      CPU, without gradients) conv with folded weights, which
-                                                      ``pointwise_conv_bn_act`` (1x1), the kernel of first
-                                                      convolutions, Winograd's (3x3) or oneDNN computes with its
-                                                      activation and a sum as one call
+folded            BatchNorm uses its running statistics               ``dwconv_bn_act``, or conv + ``bn_act``, or, without
+                                                                      gradients: on a GPU in half types
+                                                                      ``pointwise_conv_bn_act`` (1x1, where it is faster);
+                                                                      on a CPU conv with folded weights, which
+                                                                      ``pointwise_conv_bn_act`` (1x1), the kernel of first
+                                                                      convolutions, Winograd's (3x3) or oneDNN computes
+                                                                      with its activation and a sum as one call
 plain             anything unusual, see ``untouched``; SyncBatchNorm  the children, one after the other, as modules
                   in training; tracing by torch.fx or torch.func
 ================  ==================================================  ==================================================
@@ -162,6 +164,8 @@ def run(
     depthwise = may_read and is_depthwise(conv)
     foldable = may_read and not depthwise and may_fold_weights(x, conv, bn)
     if foldable and fused_act is not None and shortcut is None and _pointwise.suits(x, conv, residual):
+        return _pointwise.run(owner, name, x, conv, bn, fused_act, residual)
+    if may_read and fused_act is not None and shortcut is None and _pointwise.suits_gpu(x, conv, bn, residual):
         return _pointwise.run(owner, name, x, conv, bn, fused_act, residual)
     if foldable and fused_act is not None and shortcut is residual is None and _stem.suits(x, conv, fused_act):
         y = _stem.run(owner, name, x, conv, bn, fused_act, padding_of(conv, x)) if plain_image(x) else None

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cnnkernels import _activation, _batch_norm, _check, _ext, _layout
 from cnnkernels._op import Op
+from cnnkernels._tf32 import without_tf32
 
 NAME = "pointwise_conv_bn_act"
 
@@ -71,7 +71,7 @@ def _reference(
 ) -> Tensor:
     acc = _check.acc_dtype(x)
     gated = x.to(acc) if gate is None else x.to(acc) * gate.to(acc)[:, :, None, None]
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):  # on a GPU: fp32 as the op says
+    with without_tf32():
         u = F.conv2d(gated, weight.to(acc))
     v = u * _batch_norm.along_channels(scale.to(acc), u) + _batch_norm.along_channels(shift.to(acc), u)
     y = _activation.reference(v, act)

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from cnnkernels._timing import interleaved_times
 from cnnkernels.optimize._compare import Differs, compare_calls, distance, leaves, tolerance
+from cnnkernels.optimize._graphs import replayed
 from cnnkernels.optimize._measure import in_channels_last, step
 from cnnkernels.optimize._rewriter import Region
 from cnnkernels.optimize._trace import CannotTrace, Traced, trace
@@ -39,6 +40,7 @@ class Options:
     tune: bool
     training: bool
     channels_last: bool
+    cuda_graph: bool = False
 
 
 class _Recorder(fx.Interpreter):
@@ -147,7 +149,13 @@ class _Judge:
         return replace(entry, status="undone", why="slower") if after > SLOWER * before else entry
 
     def _times(self, plain: nn.Module, module: nn.Module, inputs: Sequence[Tensor]) -> tuple[float, float]:
-        calls = [step(m, inputs, self.options.training) for m in (plain, module)]
+        if self.options.cuda_graph:
+            try:
+                calls = [replayed(m, inputs) for m in (plain, module)]
+            except RuntimeError:  # one of them waits for the GPU
+                calls = [step(m, inputs, False) for m in (plain, module)]
+        else:
+            calls = [step(m, inputs, self.options.training) for m in (plain, module)]
         # The best of a few: on a busy machine a median of so few says more about the others.
         before, after = map(min, interleaved_times(calls, rounds=9, seconds=0.4))
         return before, after

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cnnkernels.optimize._choose import Options
 from cnnkernels.optimize._compare import Differs, attempt, distance, tolerance, without_dropout
+from cnnkernels.optimize._graphs import Graphs
 from cnnkernels.optimize._measure import (
     in_channels_last,
     kept_bytes,
@@ -37,6 +38,7 @@ def optimize(
     memory_format: torch.memory_format | None = None,
     verify: bool = True,
     tune: bool = True,
+    cuda_graph: bool = False,
 ) -> tuple[nn.Module, Report]:
     """``fast, report = optimize(model, example)``: the same network on the fused ops of this package.
 
@@ -56,6 +58,11 @@ def optimize(
         rounding is undone.
     tune: every region is timed beside its modules; what is slower is undone, and if the whole gains nothing, everything.
 
+    cuda_graph: in mode "infer" on a GPU, a call replays a CUDA graph of the network, made at the first call of its sizes (for
+        up to 8 of them), which takes memory for all that the network computes.  It follows parameters and modules when they
+        change.  A network that waits for the GPU in between warns, and runs without.  With it ``tune`` compares regions by
+        the GPU's time alone.
+
     What cannot be traced by torch.fx is called as it is, and the modules in it are looked at one by one.
 
     Returns (network, ``Report``).  ``cnnkernels.restore(network)`` gives the model back.  An optimised model is returned as
@@ -66,7 +73,8 @@ def optimize(
     report = Report(type(model).__name__, mode, _text(args), _device_text(args))
     if isinstance(model, Optimized):
         return _again(model, training, report)
-    options = Options(verify, tune, training, _channels_last(memory_format, args))
+    _check_graph(cuda_graph, training, args)
+    options = Options(verify, tune, training, _channels_last(memory_format, args), cuda_graph)
     with undisturbed(model):
         twin, plain = (_copy(model, dtype, training) for _ in range(2))
         with torch.no_grad():
@@ -81,8 +89,14 @@ def optimize(
             state = prepare(twin, args, options, report)
         if dtype is None:
             state.original = (model,)
+        state.graphs = Graphs() if cuda_graph else None
         attach(twin, state)
         _judge_whole(twin, plain, args, options, report)
+        if state.graphs is not None:
+            refusal = state.graphs.refusal
+            report.notes.append(
+                "calls replay a CUDA graph" if refusal is None else f"there is no CUDA graph: {refusal}"
+            )
     return twin, report
 
 
@@ -118,6 +132,16 @@ def _again(model: Optimized, training: bool, report: Report) -> tuple[nn.Module,
         )
     report.notes.append("it was optimised before and is returned as it is; restore() gives the network back")
     return model, report
+
+
+def _check_graph(wanted: Any, training: bool, args: Sequence[Any]) -> None:
+    if not isinstance(wanted, bool):
+        raise TypeError(f"optimize: cuda_graph must be a bool, got {type(wanted).__name__}")
+    device = next(a for a in args if isinstance(a, Tensor)).device
+    if wanted and (training or device.type != "cuda"):
+        raise ValueError(
+            f'optimize: cuda_graph is for mode "infer" on a GPU, got mode {"train" if training else "infer"!r} on {device.type}'
+        )
 
 
 def _channels_last(memory_format: torch.memory_format | None, args: Sequence[Any]) -> bool:

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", type=int, default=3, help="of the images (default 3)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--cuda-graph", action="store_true", help="calls replay a CUDA graph (on a GPU)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and images (default 0)")
     parser.add_argument("--plot", metavar="FILE", help="times of the regions: .png, .svg, .pdf")
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         dtype = DTYPES[options.dtype]
         model = load(options.model).to(options.device, dtype)
         x = torch.randn(options.batch, options.channels, options.size, options.size).to(options.device, dtype)
-        _, report = optimize(model.train(options.mode == "train"), x, options.mode)
+        _, report = optimize(model.train(options.mode == "train"), x, options.mode, cuda_graph=options.cuda_graph)
     except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
         print(f"cnnkernels optimize: {options.model}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from cnnkernels.optimize._graphs import Graphs, can_serve
 from cnnkernels.optimize._pending import Joined, part, settled
 from cnnkernels.optimize._trace import OPTIMIZED, CannotTrace
 from cnnkernels.optimize.program import Program, Recipe, build
@@ -26,10 +27,11 @@ class State:
     in_parts: bool = False
     original: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no child
     programs: dict[bool, Program] = field(default_factory=dict)
+    graphs: Graphs | None = None  # CUDA graphs of calls in evaluation, if they are wanted
 
     def copied(self) -> State:
         """For a copy of the network, which has no original."""
-        return State(self.recipes, self.in_parts)
+        return State(self.recipes, self.in_parts, graphs=None if self.graphs is None else Graphs())
 
     def build(self, model: nn.Module) -> None:
         """A program for each mode; a mode without one (its forward is another one) runs the network's forward."""
@@ -66,6 +68,19 @@ class Optimized(nn.Module):
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        graphs = self.__dict__[OPTIMIZED].graphs
+        if graphs is not None and not kwargs and not self.training and self._has_no_history(args) and can_serve(args):
+            return graphs(self, self._compute, args)
+        return self._compute(*args, **kwargs)
+
+    def _has_no_history(self, args: tuple[Any, ...]) -> bool:
+        """Whether the results of this call in evaluation ask for no gradients."""
+        if not torch.is_grad_enabled():
+            return True
+        wanted = any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        return self.__dict__[OPTIMIZED].programs.get(False) is not None and not wanted
+
+    def _compute(self, *args: Any, **kwargs: Any) -> Any:
         state: State = self.__dict__[OPTIMIZED]
         program = state.programs.get(self.training)
         if program is None or kwargs or len(args) != program.recipe.arity or not program.holds():
@@ -105,12 +120,16 @@ class Optimized(nn.Module):
                 state.recipes.clear()
                 state.programs.clear()
                 state.in_parts = False
+                state.graphs = None
             elif isinstance(module, Joined):
                 part(module)
 
     # ---- changes that no version counter of a tensor shows -------------------------------------------------------------
 
     def _forget(self) -> None:
+        graphs = self.__dict__[OPTIMIZED].graphs
+        if graphs is not None:
+            graphs.forget()
         for program in self.__dict__[OPTIMIZED].programs.values():
             program.forget()
 

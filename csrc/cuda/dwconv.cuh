@@ -25,19 +25,29 @@ auto with_taps(const DwConvShape& s, F&& f, No&& no) {
   return no();
 }
 
+template <class T, int K, Step D, int V, class F>
+bool with_nhwc_kernel(DwConvTask& a, int columns, F&& f) {
+  const Launch launch = plan_nhwc<K, D, V>(a, columns, sizeof(T), multiprocessors());
+  if (launch.blocks == 0) return false;
+  if constexpr (D != Step::up2) {
+    if (a.partials) {
+      f(dwconv_nhwc_kernel<T, K, D, V, true>, launch);
+      return true;
+    }
+  }
+  f(dwconv_nhwc_kernel<T, K, D, V, false>, launch);
+  return true;
+}
+
 // Plans a sliding-window kernel and calls f(kernel, launch), if there is one for this layout, channel count and alignment.
 template <class T, int K, Step D, class F>
 bool with_window_kernel(DwConvTask& a, int columns, F&& f) {
   auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   if (!aligned(a.x) || !aligned(a.y) || !aligned(a.residual)) return false;
   if (a.s.channels_last) {
-    if (K == 3 && a.s.C % 4 == 0) {
-      f(dwconv_nhwc_kernel<T, 3, D, 4>, plan_nhwc<3, D, 4>(a, columns));
-      return true;
-    }
-    if (a.s.C % 2 != 0) return false;
-    f(dwconv_nhwc_kernel<T, K, D, 2>, plan_nhwc<K, D, 2>(a, columns));
-    return true;
+    if constexpr (K == 3)
+      if (a.s.C % 4 == 0) return with_nhwc_kernel<T, 3, D, 4>(a, columns, f);
+    return a.s.C % 2 == 0 && with_nhwc_kernel<T, K, D, 2>(a, columns, f);
   }
   const Launch launch = plan_nchw<K, D>(a, columns, sizeof(T));
   if (launch.blocks == 0) return false;
@@ -64,11 +74,8 @@ void with_dwconv_kernel(DwConvTask& a, F&& f) {
 template <class T>
 cudaError_t launch_dwconv(DwConvTask& a, bool plan_only, cudaStream_t stream) {
   cudaError_t error = cudaErrorInvalidValue;
-  with_dwconv_kernel<T>(a, [&](auto kernel, const Launch& l) {
-    if (l.blocks > INT32_MAX) return;
-    error =
-        plan_only ? cudaSuccess : launch(kernel, dim3(static_cast<unsigned>(l.blocks)), l.block, l.shared, stream, a);
-  });
+  with_dwconv_kernel<T>(
+      a, [&](auto kernel, const Launch& l) { error = plan_only ? cudaSuccess : launch_planned(kernel, l, a, stream); });
   return error;
 }
 

@@ -1,7 +1,7 @@
 // Depthwise convolution with any kernel size, stride, dilation, channel count and layout: what dwconv_nhwc.cuh and
 // dwconv_nchw.cuh are not made for.  Every output reads its k * k inputs through L1.
 #pragma once
-#include "dwconv_nhwc.cuh"
+#include "dwconv_tile.cuh"
 
 namespace ck::cuda {
 
@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kDwConvThreads) dwconv_any_kernel(const DwConv
   const int64_t block_item = blockIdx.x / a.channel_blocks, items = s.N * s.P * s.Q;
   const int64_t col_step = s.channels_last ? s.C : 1, row_step = col_step * s.W;
   const int kk = s.kh * s.kw;
-  Moments sum;
+  Moments sum[1];
   for (int k = 0; k < kAnyOutputs; ++k) {
     const int64_t item = (block_item * kAnyOutputs + k) * blockDim.y + threadIdx.y;
     if (c >= s.C || item >= items) break;
@@ -35,16 +35,14 @@ __global__ void __launch_bounds__(kDwConvThreads) dwconv_any_kernel(const DwConv
         u += to_f(x[row * row_step + col * col_step]) * to_f(weight[a.flip ? kk - 1 - tap : tap]);
       }
     }
-    if (a.partials) sum.add(u);
+    if (a.partials) sum->add(u);
     float z = u * (a.scale ? a.scale[c] : 1.f) + (a.shift ? a.shift[c] : 0.f);
     activate_all<1>(&z, a.act, a.slope);
     const int64_t at = s.channels_last ? item * s.C + c : ((n * s.C + c) * s.P + p) * s.Q + q;
     if (a.residual) z += to_f(static_cast<const T*>(a.residual)[at]);
     static_cast<T*>(a.y)[at] = from_f<T>(z);
   }
-  if (!a.partials) return;
-  sums[threadIdx.y * blockDim.x + threadIdx.x] = sum;
-  write_partials<1>(sums, a, block_item, c, blockIdx.x % a.channel_blocks == 0);
+  if (a.partials) write_partials(sums, sum, a, block_item, c);
 }
 
 inline Launch plan_any(DwConvTask& a) {

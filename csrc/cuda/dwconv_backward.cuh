@@ -44,10 +44,8 @@ bool launch_up2(const void* grad, const void* weight, void* dx, const DwConvShap
   a.in_col = col0 - (G::kHalf - 1), a.out_col = 2 * col0 - s.left;
   a.steps = static_cast<int>((s.top + s.H - 1) / 2) - row0 + 1;
   const int columns = static_cast<int>((s.left + s.W - 1) / 2) - col0 + 1;
-  return with_window_kernel<T, K, Step::up2>(a, columns, [&](auto kernel, const Launch& l) {
-    error = l.blocks > INT32_MAX ? cudaErrorInvalidValue
-                                 : launch(kernel, dim3(static_cast<unsigned>(l.blocks)), l.block, l.shared, stream, a);
-  });
+  return with_window_kernel<T, K, Step::up2>(
+      a, columns, [&](auto kernel, const Launch& l) { error = launch_planned(kernel, l, a, stream); });
 }
 
 template <class T>

@@ -19,9 +19,13 @@ void check_no_gaps(const Tensor& x) {
   STD_TORCH_CHECK(block == x.numel(), "activation: x must have no gaps or overlaps");
 }
 
-cpu::ActivationArgs args(const Tensor& x, const Tensor* grad, Tensor& out, int64_t act, double slope) {
+void check(const Tensor& x, const Tensor* grad) {
   check_no_gaps(x);
   if (grad) check_same(*grad, x);
+}
+
+cpu::ActivationArgs args(const Tensor& x, const Tensor* grad, Tensor& out, int64_t act, double slope) {
+  check(x, grad);
   return {dtype_of(x), ptr(x), grad ? ptr(*grad) : nullptr, mut(out), x.numel(), act_of(act), slope, {}};
 }
 
@@ -43,6 +47,7 @@ cpu::ActivationArgs args(const Tensor& x, const Tensor* grad, Tensor& out, int64
 
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 Tensor activation_cuda(const Tensor& x, int64_t act, double slope) {
+  check(x, nullptr);
   Tensor y = uninitialised_like(x);
   const CudaCall call(x);
   check_launch(cuda::activation_forward(dtype_of(x), ptr(x), mut(y), x.numel(), act_of(act), slope, call.stream),
@@ -51,6 +56,7 @@ Tensor activation_cuda(const Tensor& x, int64_t act, double slope) {
 }
 
 Tensor activation_backward_cuda(const Tensor& grad, const Tensor& x, int64_t act, double slope) {
+  check(x, &grad);
   Tensor dx = uninitialised_like(x);
   const CudaCall call(x);
   check_launch(
@@ -72,8 +78,8 @@ CK_CPU_IMPL(m) {
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("activation", TORCH_BOX(&activation_cuda));
-  m.impl("activation_backward", TORCH_BOX(&activation_backward_cuda));
+  cuda_kernel<&activation_cuda>(m, "activation");
+  cuda_kernel<&activation_backward_cuda>(m, "activation_backward");
 }
 #endif
 

@@ -171,11 +171,11 @@ CK_CPU_IMPL(m) {
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("bn_act", TORCH_BOX(&bn_act_cuda));
-  m.impl("bn_act_backward", TORCH_BOX(&bn_act_backward_cuda));
-  m.impl("channel_stats", TORCH_BOX(&channel_stats_cuda));
-  m.impl("bn_act_train", TORCH_BOX(&bn_act_train_cuda));
-  m.impl("bn_act_train_backward", TORCH_BOX(&bn_act_train_backward_cuda));
+  cuda_kernel<&bn_act_cuda>(m, "bn_act");
+  cuda_kernel<&bn_act_backward_cuda>(m, "bn_act_backward");
+  cuda_kernel<&channel_stats_cuda>(m, "channel_stats");
+  cuda_kernel<&bn_act_train_cuda>(m, "bn_act_train");
+  cuda_kernel<&bn_act_train_backward_cuda>(m, "bn_act_train_backward");
 }
 #endif
 

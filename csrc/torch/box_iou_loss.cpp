@@ -110,8 +110,8 @@ CK_CPU_IMPL(m) {
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("box_iou_loss", TORCH_BOX(&box_iou_loss_cuda));
-  m.impl("box_iou_loss_backward", TORCH_BOX(&box_iou_loss_backward_cuda));
+  cuda_kernel<&box_iou_loss_cuda>(m, "box_iou_loss");
+  cuda_kernel<&box_iou_loss_backward_cuda>(m, "box_iou_loss_backward");
 }
 #endif
 

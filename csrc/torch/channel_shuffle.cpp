@@ -87,8 +87,8 @@ CK_CPU_IMPL(m) {
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("channel_shuffle", TORCH_BOX(&channel_shuffle_cuda));
-  m.impl("concat_shuffle_split", TORCH_BOX(&concat_shuffle_split_cuda));
+  cuda_kernel<&channel_shuffle_cuda>(m, "channel_shuffle");
+  cuda_kernel<&concat_shuffle_split_cuda>(m, "concat_shuffle_split");
 }
 #endif
 

@@ -1,4 +1,5 @@
-// CPU kernels called straight from Python, past PyTorch's dispatcher: cnnkernels._C.direct.<native op>(...).
+// Kernels called straight from Python, past PyTorch's dispatcher: cnnkernels._C.direct.<native op>(...) on CPU tensors,
+// cnnkernels._C.direct.cuda.<native op>(...) on those of one GPU.
 //
 // A call through torch.ops costs about 4 us, which is as long as many of the kernels take; this way it is 1 us with one
 // tensor and 2.5 us with four.  The functions are the ones that torch.ops.cnnkernels_native runs, with the same arguments.  Whoever
@@ -36,6 +37,13 @@ std::vector<Definition>& definitions();
 template <auto Kernel>
 void define(const char* name) {
   definitions().push_back([name](py::module_& m) { m.def(name, Kernel, py::call_guard<py::gil_scoped_release>()); });
+}
+
+template <auto Kernel>
+void define_cuda(const char* name) {
+  definitions().push_back([name](py::module_& m) {
+    py::module_(m.attr("cuda")).def(name, Kernel, py::call_guard<py::gil_scoped_release>());
+  });
 }
 
 // A call on an image that is still to come: everything else it takes is bound, tensors with what they hold by then.

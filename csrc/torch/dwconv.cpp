@@ -117,8 +117,8 @@ CK_CPU_IMPL(m) {
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("dwconv", TORCH_BOX(&dwconv_cuda));
-  m.impl("dwconv_train", TORCH_BOX(&dwconv_train_cuda));
+  cuda_kernel<&dwconv_cuda>(m, "dwconv");
+  cuda_kernel<&dwconv_train_cuda>(m, "dwconv_train");
 }
 #endif
 

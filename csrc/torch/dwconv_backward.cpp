@@ -140,8 +140,8 @@ CK_CPU_IMPL(m) {
 
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("dwconv_backward", TORCH_BOX(&dwconv_backward_cuda));
-  m.impl("dwconv_train_backward", TORCH_BOX(&dwconv_train_backward_cuda));
+  cuda_kernel<&dwconv_backward_cuda>(m, "dwconv_backward");
+  cuda_kernel<&dwconv_train_backward_cuda>(m, "dwconv_train_backward");
 }
 #endif
 

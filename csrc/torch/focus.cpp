@@ -50,8 +50,8 @@ CK_CPU_IMPL(m) {
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("focus", TORCH_BOX(&focus_cuda));
-  m.impl("focus_inverse", TORCH_BOX(&focus_inverse_cuda));
+  cuda_kernel<&focus_cuda>(m, "focus");
+  cuda_kernel<&focus_inverse_cuda>(m, "focus_inverse");
 }
 #endif
 

@@ -4,7 +4,7 @@
 //
 //   CK_NATIVE_OPS(m) { m.def("activation(Tensor x, int act, float slope) -> Tensor"); }
 //   CK_CPU_IMPL(m)  { cpu_kernel<&activation_cpu>(m, "activation"); }
-//   CK_CUDA_IMPL(m) { m.impl("activation", TORCH_BOX(&activation_cuda)); }
+//   CK_CUDA_IMPL(m) { cuda_kernel<&activation_cuda>(m, "activation"); }
 //
 // Native ops are internal (torch.ops.cnnkernels_native.*): they take dense tensors of one device.  They assert what would
 // otherwise read out of bounds; for ops with `direct` (cnnkernels/_op.py) that is all that Python's check rejects, and the
@@ -186,12 +186,19 @@ inline Act act_of(int64_t act) {
   return static_cast<Act>(act);
 }
 
-// Registers a CPU kernel with the dispatcher and, except in the tests' CUDA-on-CPU build, as a direct function.
+// Registers a kernel with the dispatcher and, except in the tests' CUDA-on-CPU build, as a direct function.
 template <auto Kernel>
 void cpu_kernel(torch::stable::detail::StableLibrary& m, const char* name) {
   m.impl(name, TORCH_BOX(Kernel));
 #ifndef CK_HOST_CUDA
   direct::define<Kernel>(name);
+#endif
+}
+template <auto Kernel>
+void cuda_kernel(torch::stable::detail::StableLibrary& m, const char* name) {
+  m.impl(name, TORCH_BOX(Kernel));
+#ifndef CK_HOST_CUDA
+  direct::define_cuda<Kernel>(name);
 #endif
 }
 

@@ -20,10 +20,12 @@ static py::object direct_functions(py::module_& m) {
   } catch (py::error_already_set&) {
     return py::none();
   }
-  py::module_ direct = m.def_submodule("direct", "The CPU kernels, past PyTorch's dispatcher (csrc/torch/direct.h).");
+  py::module_ direct =
+      m.def_submodule("direct", "Kernels on CPU tensors, past PyTorch's dispatcher (csrc/torch/direct.h).");
   // Before what makes and takes them.
   py::class_<ck::direct::Step>(direct, "Step", "A call on an image that is still to come.");
   direct.def_submodule("bound", "Steps: direct functions with all arguments but the image.");
+  direct.def_submodule("cuda", "The same of the kernels on CUDA tensors.");
   for (const auto& define : ck::direct::definitions()) define(direct);
   direct.def("run", &ck::direct::run, py::call_guard<py::gil_scoped_release>(),
              "Steps one after the other, each on the image that the one before made.");

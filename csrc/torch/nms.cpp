@@ -104,7 +104,7 @@ CK_NATIVE_OPS(m) {
 }
 CK_CPU_IMPL(m) { cpu_kernel<&nms_padded_cpu>(m, "nms_padded"); }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
-CK_CUDA_IMPL(m) { m.impl("nms_padded", TORCH_BOX(&nms_padded_cuda)); }
+CK_CUDA_IMPL(m) { cuda_kernel<&nms_padded_cuda>(m, "nms_padded"); }
 #endif
 
 }  // namespace ck::glue

@@ -110,7 +110,7 @@ CK_CPU_IMPL(m) {
   cpu_step<&pointwise_packed_cpu>(m, "pointwise_packed");
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
-CK_CUDA_IMPL(m) { m.impl("pointwise", TORCH_BOX(&pointwise_cuda)); }
+CK_CUDA_IMPL(m) { cuda_kernel<&pointwise_cuda>(m, "pointwise"); }
 #endif
 
 }  // namespace ck::glue

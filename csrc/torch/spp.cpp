@@ -83,8 +83,8 @@ CK_CPU_IMPL(m) {
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("spp", TORCH_BOX(&spp_cuda));
-  m.impl("spp_backward", TORCH_BOX(&spp_backward_cuda));
+  cuda_kernel<&spp_cuda>(m, "spp");
+  cuda_kernel<&spp_backward_cuda>(m, "spp_backward");
 }
 #endif
 

@@ -110,8 +110,8 @@ CK_CPU_IMPL(m) {
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("squeeze_excite", TORCH_BOX(&squeeze_excite_cuda));
-  m.impl("squeeze_excite_backward", TORCH_BOX(&squeeze_excite_backward_cuda));
+  cuda_kernel<&squeeze_excite_cuda>(m, "squeeze_excite");
+  cuda_kernel<&squeeze_excite_backward_cuda>(m, "squeeze_excite_backward");
 }
 #endif
 

@@ -78,8 +78,8 @@ CK_CPU_IMPL(m) {
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("upsample_add", TORCH_BOX(&upsample_add_cuda));
-  m.impl("upsample_add_backward", TORCH_BOX(&upsample_add_backward_cuda));
+  cuda_kernel<&upsample_add_cuda>(m, "upsample_add");
+  cuda_kernel<&upsample_add_backward_cuda>(m, "upsample_add_backward");
 }
 #endif
 

@@ -117,8 +117,8 @@ CK_CPU_IMPL(m) {
 }
 #if defined(CK_CUDA) || defined(CK_HOST_CUDA)
 CK_CUDA_IMPL(m) {
-  m.impl("weighted_fusion", TORCH_BOX(&weighted_fusion_cuda));
-  m.impl("weighted_fusion_backward", TORCH_BOX(&weighted_fusion_backward_cuda));
+  cuda_kernel<&weighted_fusion_cuda>(m, "weighted_fusion");
+  cuda_kernel<&weighted_fusion_backward_cuda>(m, "weighted_fusion_backward");
 }
 #endif
 

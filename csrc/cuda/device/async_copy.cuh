@@ -7,15 +7,21 @@ namespace ck {
 // A thread's own copies, in groups.  Others see what arrived after wait() and a barrier.
 class AsyncCopies {
  public:
-  // 16 bytes from a 16-byte aligned place, or 16 zeros.
+  // 4, 8 or 16 bytes from a place aligned to as many, or as many zeros.
+  template <int BYTES = 16>
   __device__ void copy(void* to, const void* from, bool there) {
 #if defined(CK_HOST_CUDA)
     if (count_ == kPending) ::hostcuda::fail("more asynchronous copies under way than AsyncCopies remembers");
-    pending_[count_++] = {to, from, there, group_};
+    pending_[count_++] = {to, from, BYTES, there, group_};
 #else
     const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(there ? 16 : 0)
-                 : "memory");
+    if constexpr (BYTES == 16)  // past the L1 cache
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(there ? 16 : 0)
+                   : "memory");
+    else
+      asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(BYTES),
+                   "r"(there ? BYTES : 0)
+                   : "memory");
 #endif
   }
   // Closes a group, which may be empty.
@@ -36,7 +42,7 @@ class AsyncCopies {
       if (c.group >= group_ - N) {
         pending_[kept++] = c;
       } else {
-        c.there ? std::memcpy(c.to, c.from, 16) : std::memset(c.to, 0, 16);
+        c.there ? std::memcpy(c.to, c.from, c.bytes) : std::memset(c.to, 0, c.bytes);
       }
     }
     count_ = kept;
@@ -51,10 +57,11 @@ class AsyncCopies {
   struct Copy {
     void* to;
     const void* from;
+    int bytes;
     bool there;
     int group;
   };
-  static constexpr int kPending = 16;
+  static constexpr int kPending = 128;
   Copy pending_[kPending];
   int count_ = 0, group_ = 0;
 #endif

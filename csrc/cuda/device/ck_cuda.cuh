@@ -43,6 +43,17 @@ inline cudaError_t with_cuda_dtype(Dtype d, F&& f) {
     default: return cudaErrorInvalidValue;
   }
 }
+
+// Of the current device; asked for once, as all devices of a machine are taken to be alike.
+inline int multiprocessors() {
+  static const int count = [] {
+    int device = 0, value = 0;
+    const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                       cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+    return known && value > 0 ? value : 132;
+  }();
+  return count;
+}
 }  // namespace ck
 
 #if !defined(CK_HOST_CUDA)
