@@ -1,7 +1,8 @@
 """The tables of choices that are shipped with the package (cnnkernels/choice/*.json).
 
     python -m benchmarks.choices measure [--repeat 4]      of this CPU's instruction set
-    python -m benchmarks.choices derive RESULTS            of a GPU, from the summary of a run in benchmarks/results
+    python -m benchmarks.choices derive RESULTS            of a GPU, from the summary of a run in benchmarks/results; of an
+                                                           op with other kernels since then nothing is known: --without OP
 
 A table has the shapes of the benchmarks (benchmarks/shapes.py) on which something else than the default was faster by the
 margin of ``cnnkernels.choice.measure``.  Measured twice on a machine with other work to do, a shape near the margin falls on
@@ -118,7 +119,7 @@ _ROW = re.compile(
 _QUEUED = 50.0  # us of GPU time, in which Python queues the next call on any backend
 
 
-def derived(results: pathlib.Path) -> Table:
+def derived(results: pathlib.Path, without: tuple[str, ...] = ()) -> Table:
     """cuda or triton, from medians in one layout; PyTorch's form where the benchmark timed just that: activations, forward.
 
     Elsewhere "eager" is the modules in whichever layout is faster, or weights folded beforehand: not what the op could run.
@@ -135,11 +136,12 @@ def derived(results: pathlib.Path) -> Table:
     choices: Choices = {}
     for call in calls((1, 32, 128), torch.float16, "meta"):
         times = rows.get((call.row, call.shape, call.layout), {})
-        if times.get("cuda", 0) >= _QUEUED and measure.winner(times, "cuda") != "cuda":
+        if call.op not in without and times.get("cuda", 0) >= _QUEUED and measure.winner(times, "cuda") != "cuda":
             choices.setdefault(call.op, {})[key.text(call.args)] = measure.winner(times, "cuda")
     machine = json.loads((results / "check.json").read_text())["machine"]
     source = (
-        f"python -m benchmarks.choices derive benchmarks/results/{results.name} ({machine['commit']}): float16, medians of "
+        f"python -m benchmarks.choices derive benchmarks/results/{results.name}{''.join(f' --without {op}' for op in without)} "
+        f"({machine['commit']}): float16, medians of "
         f"GPU time, cuda against triton in one layout, of {_QUEUED:.0f} us and more, so that Python's time to queue a call "
         "does not matter; PyTorch's form of forward activations alone, because it was timed in the same layout there only; "
         "training ops left out, whose figures are mostly Python's time"
@@ -151,9 +153,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("measure").add_argument("--repeat", type=int, default=4)
-    commands.add_parser("derive").add_argument("results", type=pathlib.Path)
+    derive = commands.add_parser("derive")
+    derive.add_argument("results", type=pathlib.Path)
+    derive.add_argument("--without", action="append", default=[], metavar="OP")
     options = parser.parse_args()
-    table = measured(options.repeat) if options.command == "measure" else derived(options.results)
+    table = (
+        measured(options.repeat) if options.command == "measure" else derived(options.results, tuple(options.without))
+    )
     path = FOLDER / (re.sub(r"[^a-z0-9]+", "-", table.device.lower()) + ".json")
     path.write_bytes(render(table))
     print(f"{path.name}: {len(table)} choices: " + ", ".join(f"{op} {len(c)}" for op, c in table.choices.items()))

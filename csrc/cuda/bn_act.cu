@@ -22,7 +22,7 @@ cudaError_t bn_act_forward(const BnShape& s, const void* x, const float* scale, 
   if (s.numel() == 0) return cudaSuccess;
   return with_bn_types(s.dtype, act, [&](auto t, auto a) {
     const auto d = data<decltype(t)>(x, residual, y, {nullptr, nullptr, scale, shift, 0.f}, slope);
-    return bn_pass<decltype(t), a(), BnPass::apply>(s, BnTiling(s), d, nullptr, stream);
+    return bn_pass<decltype(t), a(), BnPass::apply>(s, BnTiling(s, BnPass::apply), d, nullptr, stream);
   });
 }
 
@@ -71,7 +71,7 @@ cudaError_t bn_act_normalise(const BnShape& s, const void* x, const float* mean,
   if (s.numel() == 0) return cudaSuccess;
   return with_bn_types(s.dtype, act, [&](auto t, auto a) {
     const auto d = data<decltype(t)>(x, residual, y, {mean, var, weight, bias, static_cast<float>(eps)}, slope);
-    return bn_pass<decltype(t), a(), BnPass::apply>(s, BnTiling(s), d, nullptr, stream);
+    return bn_pass<decltype(t), a(), BnPass::apply>(s, BnTiling(s, BnPass::apply), d, nullptr, stream);
   });
 }
 

@@ -7,7 +7,8 @@
 //                          give a block one channel and kValues of its values.
 //   rows (channels_last)   A block owns TX 16-byte channel vectors (up to 512 contiguous bytes, so that a warp's accesses are
 //                          whole lines) times TY * kRowsPerThread rows; a thread keeps its vector's parameters and sums
-//                          in registers over its rows.  W = 1 is the same with single channels, for C no multiple of W.
+//                          in registers over its rows.  W = 1 is the same with single channels, for C no multiple of W;
+//                          W = 2 with pairs, for apply.
 // Blocks leave partial sums in the workspace, [channel][part]; one warp per channel then joins them in a fixed order.
 #pragma once
 #include "../math/bn_shape.h"
@@ -18,7 +19,7 @@ namespace ck::cuda {
 constexpr int kBnThreads = 256;  // launch bounds promise 2 blocks per SM, else ptxas spills to reach 4
 constexpr int kFlatVectors = 2;
 constexpr int kValues = 8192;       // 32 per thread: enough loads to hide the latency, enough blocks to fill the device
-constexpr int kRowsPerThread = 16;  // the parameters' loads and the block's reduction are spread over these
+constexpr int kRowsPerThread = 16;  // at most: the parameters' loads and the block's reduction are spread over these
 
 // What a kernel knows of a channel: v = (x - mean) * scale + shift.  Null pointers mean 0, 1, 1, 0; var: no division.
 struct BnParams {
@@ -43,6 +44,10 @@ enum class BnPass { apply, batch, sums, fixed, stats };
 CK_HD constexpr bool has_sums(BnPass p) { return p == BnPass::sums || p == BnPass::fixed || p == BnPass::stats; }
 CK_HD constexpr bool has_output(BnPass p) { return p == BnPass::apply || p == BnPass::batch || p == BnPass::fixed; }
 CK_HD constexpr bool has_grad(BnPass p) { return p == BnPass::batch || p == BnPass::sums || p == BnPass::fixed; }
+
+// Rows whose loads are on their way together, in channels_last.
+template <BnPass P>
+constexpr int kRowsAtOnce = has_grad(P) ? 2 : 4;
 
 template <class T>
 struct BnData {
@@ -105,23 +110,38 @@ __global__ void __launch_bounds__(kBnThreads, 2) bn_flat_kernel(BnData<T> d, int
       }
     }
   }
+  const bool narrow = n <= INT32_MAX - S;  // 64-bit divisions take a hundred instructions each
 #pragma unroll
   for (int j = 0; j < kFlatVectors; ++j) {
     const int64_t i = (first + j * kBnThreads) * N;
     if (i >= n) continue;
-    const int64_t plane = i / S;
-    int64_t left = (plane + 1) * S - i, c = plane % C;  // elements left in the plane
+    int64_t left, c;  // elements left in the plane, and its channel
+    if (narrow) {
+      const uint32_t at = static_cast<uint32_t>(i), size = static_cast<uint32_t>(S), plane = at / size;
+      left = (plane + 1) * size - at, c = plane % static_cast<uint32_t>(C);
+    } else {
+      const int64_t plane = i / S;
+      left = (plane + 1) * S - i, c = plane % C;
+    }
     BnChannel channel = bn_channel<P>(d, c);
     Vector r;
-#pragma unroll
-    for (int k = 0; k < N; ++k) {
-      if (left == 0) {
-        c = c + 1 == C ? 0 : c + 1;
-        left = S;
-        channel = bn_channel<P>(d, c);
-      }
-      --left;
+    const auto element = [&](int k) {
       r.v[k] = from_f<T>(bn_element<A, P>(to_f(xs[j].v[k]), d.other ? to_f(os[j].v[k]) : 0.f, channel, d.slope));
+    };
+    if (left >= N) {
+#pragma unroll
+      for (int k = 0; k < N; ++k) element(k);
+    } else {
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        if (left == 0) {
+          c = c + 1 == C ? 0 : c + 1;
+          left = S;
+          channel = bn_channel<P>(d, c);
+        }
+        --left;
+        element(k);
+      }
     }
     if (i + N <= n) {
       *reinterpret_cast<Vector*>(d.out + i) = r;
@@ -214,14 +234,15 @@ __global__ void __launch_bounds__(kBnThreads, 2)
 template <class T, int W, Act A, BnPass P>
 __global__ void __launch_bounds__(kBnThreads, 2)
     bn_rows_kernel(BnData<T> d, float* __restrict__ parts, int64_t rows, int64_t C, int tx, int column_blocks,
-                   int parts_per_channel) {
+                   int rows_per_thread, int parts_per_channel) {
   using Vector = Vec<T, W>;
+  constexpr int AT_ONCE = kRowsAtOnce<P>;
   const int ty = kBnThreads / tx;
   const int64_t part = blockIdx.x / column_blocks, column = blockIdx.x % column_blocks;
   const int tile_column = threadIdx.x % tx, tile_row = threadIdx.x / tx;
   const int64_t c = (column * tx + tile_column) * W;
-  const int64_t begin = part * (ty * kRowsPerThread);
-  const int64_t end = begin + ty * kRowsPerThread < rows ? begin + ty * kRowsPerThread : rows;
+  const int64_t begin = part * (ty * rows_per_thread);
+  const int64_t end = begin + ty * rows_per_thread < rows ? begin + ty * rows_per_thread : rows;
   BnChannel channels[W];
   if (c < C) {
 #pragma unroll
@@ -229,18 +250,27 @@ __global__ void __launch_bounds__(kBnThreads, 2)
       channels[k] = bn_channel<P>(d, c + k);
       if constexpr (P == BnPass::stats) channels[k].affine.mean = to_f(d.x[begin * C + c + k]);
     }
-#pragma unroll 2
-    for (int64_t r = begin + tile_row; r < end; r += ty) {
-      const int64_t i = r * C + c;
-      const Vector x = *reinterpret_cast<const Vector*>(d.x + i);
-      Vector other, out;
-      const bool with_other = has_grad(P) || (P == BnPass::apply && d.other);
-      if (with_other) other = *reinterpret_cast<const Vector*>(d.other + i);
+    const bool with_other = has_grad(P) || (P == BnPass::apply && d.other);
+    for (int64_t r0 = begin + tile_row; r0 < end; r0 += AT_ONCE * ty) {
+      Vector x[AT_ONCE], other[AT_ONCE];
 #pragma unroll
-      for (int k = 0; k < W; ++k) {
-        out.v[k] = from_f<T>(bn_element<A, P>(to_f(x.v[k]), with_other ? to_f(other.v[k]) : 0.f, channels[k], d.slope));
+      for (int b = 0; b < AT_ONCE; ++b) {
+        if (r0 + b * ty >= end) continue;
+        const int64_t i = (r0 + b * ty) * C + c;
+        x[b] = *reinterpret_cast<const Vector*>(d.x + i);
+        if (with_other) other[b] = *reinterpret_cast<const Vector*>(d.other + i);
       }
-      if constexpr (has_output(P)) *reinterpret_cast<Vector*>(d.out + i) = out;
+#pragma unroll
+      for (int b = 0; b < AT_ONCE; ++b) {
+        if (r0 + b * ty >= end) continue;
+        Vector out;
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+          const float o = with_other ? to_f(other[b].v[k]) : 0.f;
+          out.v[k] = from_f<T>(bn_element<A, P>(to_f(x[b].v[k]), o, channels[k], d.slope));
+        }
+        if constexpr (has_output(P)) *reinterpret_cast<Vector*>(d.out + (r0 + b * ty) * C + c) = out;
+      }
     }
   }
   if constexpr (has_sums(P)) {
@@ -342,23 +372,27 @@ __global__ void __launch_bounds__(kBnThreads, 2)
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline unsigned bn_channel_blocks(int64_t C) { return static_cast<unsigned>(ceil_div(C, kBnThreads / 32)); }
 
-// How a shape is cut; everything follows from the shape.
+// How a shape is cut; everything follows from the shape and the device.
 struct BnTiling {
-  explicit BnTiling(const BnShape& s) {
+  explicit BnTiling(const BnShape& s, BnPass pass = BnPass::sums) {
     const int full = s.dtype == Dtype::f32 ? 4 : 8;
     if (s.channels_last) {
-      width = s.C % full == 0 ? full : 1;
+      width = s.C % full == 0 ? full : pass == BnPass::apply && s.C % 2 == 0 ? 2 : 1;
       const int64_t vectors = s.C / width;
       for (tx = 1; tx < 32 && tx < vectors;) tx *= 2;
       column_blocks = static_cast<int>(ceil_div(vectors, tx));
-      parts = static_cast<int>(ceil_div(s.values(), int64_t(kBnThreads / tx) * kRowsPerThread));
+      const auto parts_of = [&](int each) { return ceil_div(s.values(), int64_t(kBnThreads / tx) * each); };
+      rows_per_thread = kRowsPerThread;  // fewer, where that leaves multiprocessors idle
+      while (rows_per_thread > 1 && parts_of(rows_per_thread) * column_blocks < 4 * multiprocessors())
+        rows_per_thread /= 2;
+      parts = static_cast<int>(parts_of(rows_per_thread));
     } else {
       slots = (s.S + full - 1) / full + 1;  // an unaligned plane reaches into one vector more
       slots_per_part = kValues / full;
       parts = static_cast<int>(ceil_div(s.N * slots, slots_per_part));
     }
   }
-  int width = 0, tx = 1, column_blocks = 0, parts = 0;
+  int width = 0, tx = 1, column_blocks = 0, rows_per_thread = 0, parts = 0;
   int64_t slots = 0, slots_per_part = 0;
 };
 
@@ -369,8 +403,11 @@ cudaError_t bn_pass(const BnShape& s, const BnTiling& t, const BnData<T>& d, flo
   if (s.channels_last) {
     const dim3 grid(static_cast<unsigned>(int64_t(t.parts) * t.column_blocks));
     constexpr int W = 16 / sizeof(T);
-    const auto kernel = t.width == W ? bn_rows_kernel<T, W, A, P> : bn_rows_kernel<T, 1, A, P>;
-    return launch(kernel, grid, block, 0, stream, d, parts, s.values(), s.C, t.tx, t.column_blocks, t.parts);
+    auto kernel = t.width == W ? bn_rows_kernel<T, W, A, P> : bn_rows_kernel<T, 1, A, P>;
+    if constexpr (P == BnPass::apply)
+      if (t.width == 2) kernel = bn_rows_kernel<T, 2, A, P>;
+    return launch(kernel, grid, block, 0, stream, d, parts, s.values(), s.C, t.tx, t.column_blocks, t.rows_per_thread,
+                  t.parts);
   }
   if constexpr (has_sums(P)) {
     const dim3 grid(static_cast<unsigned>(s.C * t.parts));
