@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError("--batch, --size, --channels and --threads must be at least 1")
         if options.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"--device {options.device}: torch sees no GPU here")
+        if options.cuda_graph and (options.mode != "infer" or not options.device.startswith("cuda")):
+            raise ValueError("--cuda-graph is for --mode infer and --device cuda")
         if options.plot is not None:
             check_plot(options.plot)
         for path in (options.plot, options.json):

@@ -23,7 +23,6 @@
 namespace ck::cuda {
 
 constexpr size_t kNhwcShared = 72 * 1024;  // of a block at most: three per SM
-constexpr int kNhwcThreadsPerSm = 512;     // that are there at once, by their registers
 
 // Column steps per thread: maps are 7, 14, 28, 56 or 112 columns wide.
 template <int K, Step D>
