@@ -273,8 +273,10 @@ def test_program_saved_and_loaded():
         got, saved, want = torch.export.load(file).module()(x), program.module()(x), module(x)
     assert want[3].min() == 0 and want[3].max() > 10
     assert all(torch.equal(g, s) for g, s in zip(got, saved, strict=True))
-    for name, g, w in zip(OUTPUTS, got, want, strict=True):  # the program computes layer by layer
-        torch.testing.assert_close(g, w, rtol=0, atol=1e-4 * SIZE if name == "boxes" else 1e-4)
+    # The program computes layer by layer.  Boxes reach beyond the image, where 1e-4 of it is less than of a coordinate.
+    for name, g, w in zip(OUTPUTS, got, want, strict=True):
+        boxes = name == "boxes"
+        torch.testing.assert_close(g, w, rtol=1e-4 if boxes else 0, atol=1e-4 * SIZE if boxes else 1e-4)
 
 
 @pytest.mark.parametrize(
