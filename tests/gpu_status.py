@@ -12,7 +12,7 @@ CHECKED = "2026-11-26"  # when the columns that need no GPU were last seen to ho
 HEAD = """# What has been checked of each GPU kernel
 
 Written by `python -m tests.gpu_status`; a test keeps the list equal to the code's. All columns but the last two are what
-`./dev test` repeats, last seen whole on {date} (commit b927103, in a clean clone).  The last two
+`./dev test` repeats, last seen whole on {date} (commit 03e3f99, in a clean clone).  The last two
 come from runs on GPUs, committed in `benchmarks/results/gpu-*`.
 
 - compiled: CUDA by nvcc 13.0, register spills being errors, within `tests/budgets/cuda.json`; Triton by its compiler
