@@ -180,7 +180,7 @@ def check(folder: pathlib.Path, whole: float = WHOLE_S, steps_wanted: Sequence[s
     summary = folder / "summary.txt"
     text = table(info, steps, contract, summary.read_text() if summary.exists() else "")
     passed = succeeded([*steps, Step("contract", "not run", 0.0)] if len(steps) == 1 else steps)
-    measured = sorted({row["op"] for row in _measured(folder)})
+    measured = sorted({f"{row['op']}/{row['backend']}" for row in _measured(folder)})
     record = {
         "machine": info,
         "passed": passed,

@@ -62,13 +62,19 @@ def triton_kernels() -> list[tuple[str, str]]:
     return found
 
 
+IN_NO_BENCHMARK = re.compile(
+    r"(dwconv|dwconv_grad_input|spp)_any(_backward)?_kernel"  # sizes, strides and dilations that none has
+    r"|(se|squeeze_excite)_(layer_transposed|gate_gradient|weight_gradient)_kernel"  # a gradient that none computes
+)
+
+
 def benchmark_of(file: str, kernel: str) -> str:
     """How the names of the benchmarks begin that launch a kernel."""
     family = file.split("_")[0].split(".")[0]
+    if IN_NO_BENCHMARK.fullmatch(kernel):
+        return "(none)"
     if family != "dwconv":
         return {"nms": "diou nms", "box": "diou loss"}.get(family, family)
-    if kernel == "dwconv_any_kernel":
-        return "(none)"  # sizes and dilations that no benchmark has
     return "dwconv_bn_act_train" if "grad" in kernel or "stats" in kernel else "dwconv_bn_act"
 
 
@@ -76,7 +82,8 @@ def gpu_run(backend: str, file: str, kernel: str) -> str:
     """Two cells: the rows that passed in the latest committed run in which none failed, and when the op was measured."""
     family = file.split("_")[0].split(".")[0]
     runs = [json.loads(p.read_text()) for p in sorted(ROOT.glob("benchmarks/results/gpu-*/check.json"), reverse=True)]
-    measured = [any(op.startswith(benchmark_of(file, kernel)) for op in run.get("measured", ())) for run in runs]
+    name = benchmark_of(file, kernel)
+    measured = [any(m.startswith(name) and m.endswith(f"/{backend}") for m in run.get("measured", ())) for run in runs]
     for i, run in enumerate(runs):
         rows = [v for k, v in run["contract"].items() if k.startswith(family) and k.endswith(f"/{backend}")]
         if rows and all(row.get("passed") and not row.get("failed") for row in rows):

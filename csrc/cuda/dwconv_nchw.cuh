@@ -1,6 +1,6 @@
 // Depthwise convolution, NCHW.  2e bytes per output at stride 1, 5e at stride 2, as NHWC.
 //
-// A block owns whole (n, c) planes if several fit (64 planes of 7 x 7), else a strip of rows of one plane.  What it reads
+// A block owns whole (n, c) planes if several fit (a hundred of 7 x 7), else a strip of rows of one plane.  What it reads
 // and what it writes are each one contiguous range of memory, whatever the width, so both travel as aligned 16-byte accesses
 // through shared memory, unchanged: the kernel does not spread rows out, and where a window reaches over the end of its row
 // what it reads there is masked.  Rows outside the image are read from a few zeros.  A thread owns some column steps and

@@ -271,7 +271,7 @@ inline Launch plan_nhwc(DwConvTask& a, int columns, int element, int multiproces
       if (needed > kNhwcShared) continue;
       const double cost = double(channel_blocks) * lanes / vectors * tiles * groups * F / columns *
                           ((threads + 31) / 32 * 32) / threads * ((line + 31) / 32 * 32) / line *
-                          (0.75 + 0.25 * read / (F * groups * (D == Step::s2 ? 2 : 1)));
+                          (0.75 + 0.25 * read / (F * groups * G::kIn));
       if (shared == 0 || cost < least) {
         least = cost, shared = needed, block = dim3(lanes, groups);
         a.channel_blocks = channel_blocks, a.tiles = tiles, a.pitch = pitch;
