@@ -61,7 +61,7 @@ def test_pointwise_module_is_one_op(dtype, residual):
     added = torch.randn(2, 64, 9, 9, device="cuda", dtype=dtype) if residual else None
     with torch.no_grad(), cnnkernels.record_backends() as runs:
         y = module(x, added)
-    assert [r.op for r in runs] == ["pointwise_conv_bn_act"]
+    assert [(r.op, r.backend) for r in runs] == [("pointwise_conv_bn_act", "cuda")]
     exact = module.double()
     with torch.no_grad():
         want = exact.act(exact.bn(exact.conv(x.double()))) + (0 if added is None else added.double())
